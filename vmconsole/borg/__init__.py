@@ -1,0 +1,1 @@
+"""Borg: admin commands through its command line; engine/ writes and reads archives."""

@@ -1,0 +1,1 @@
+"""Writes and reads Borg archives through the modules of the pinned borgbackup."""

@@ -1,0 +1,1 @@
+"""Reads, checks, explains and edits the configuration file."""

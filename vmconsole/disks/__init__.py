@@ -1,0 +1,1 @@
+"""Block level: extents, chunk alignment, sparse files."""

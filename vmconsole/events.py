@@ -1,0 +1,147 @@
+"""What a run says while it works.
+
+Small frozen dataclasses. Printers, the state database and the console all read these and nothing
+else; the engine does not know who watches. Sinks must accept events from any thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """run: the run's id. kind names the event in JSON and in the state database."""
+
+    kind: ClassVar[str] = "event"
+    run: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"event": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted(Event):
+    kind: ClassVar[str] = "run_started"
+    what: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestPlanned(Event):
+    """The forecast: mode and why, bytes expected to be read from the host."""
+
+    kind: ClassVar[str] = "guest_planned"
+    guest: str
+    host: str
+    mode: str
+    reason: str
+    method: str
+    method_reason: str
+    bytes_expected: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted(Event):
+    """A step of ARCHITECTURE.md: inspect, plan, lock, freeze, cut, thaw, read, commit, advance, release …"""
+
+    kind: ClassVar[str] = "step_started"
+    guest: str
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished(Event):
+    kind: ClassVar[str] = "step_finished"
+    guest: str
+    step: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DiskProgress(Event):
+    """done and total in bytes of the disk's own address range that still had to be read."""
+
+    kind: ClassVar[str] = "disk_progress"
+    guest: str
+    disk: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(Event):
+    """The run waits for something it does not hold: a lock, a host job to end."""
+
+    kind: ClassVar[str] = "waiting"
+    subject: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned(Event):
+    kind: ClassVar[str] = "warned"
+    subject: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PointMade(Event):
+    """A restore point was committed."""
+
+    kind: ClassVar[str] = "point_made"
+    guest: str
+    archive: str
+    mode: str
+    consistency: str
+    seconds: float
+    bytes_read: int
+    bytes_stored: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFailed(Event):
+    kind: ClassVar[str] = "guest_failed"
+    guest: str
+    error: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restored(Event):
+    """target: a file, or `host/guest`."""
+
+    kind: ClassVar[str] = "restored"
+    archive: str
+    target: str
+    bytes_written: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished(Event):
+    kind: ClassVar[str] = "run_finished"
+    state: str
+    seconds: float
+    exit_code: int
+
+
+class EventSink(Protocol):
+    """Receives events, from any thread. Must not block for long and must not raise."""
+
+    def __call__(self, event: Event, /) -> None: ...
+
+
+@contextmanager
+def step(sink: EventSink, run: str, guest: str, name: str) -> Iterator[None]:
+    """Say when a step starts and, if it succeeds, how long it took."""
+    sink(StepStarted(run, guest, name))
+    began = time.monotonic()
+    yield
+    sink(StepFinished(run, guest, name, time.monotonic() - began))

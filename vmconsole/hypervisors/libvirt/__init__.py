@@ -1,0 +1,1 @@
+"""Plain KVM hosts through virsh over SSH: inventory, pull-mode export, restore."""

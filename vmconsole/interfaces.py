@@ -1,0 +1,481 @@
+"""What the core needs from outside, in one place.
+
+`runs` works on these alone; adapters implement them; `wiring` puts the two together. All calls
+block; everything long takes a Context, whose cancel token they poll and to whose sink they speak.
+Errors are those of errors.py, whatever the library underneath raises.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from vmconsole.errors import Cancelled
+from vmconsole.events import EventSink
+from vmconsole.model.extent import Extent
+from vmconsole.model.guest import Check, Guest, HostInventory, HostKind
+from vmconsole.model.point import Consistency, DiskPoint, Mode, RestorePoint
+from vmconsole.model.run import JournalEntry, Run, RunState
+
+
+class Clock(Protocol):
+    """Time, injected."""
+
+    def now(self) -> datetime:
+        """The wall clock, with zone."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        ...
+
+
+class Cancel:
+    """A token a run is stopped with. Thread-safe; set once, never cleared."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.reason = "Stopped."
+
+    def set(self, reason: str = "Stopped.") -> None:
+        self.reason = reason
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Raise Cancelled when set."""
+        if self._event.is_set():
+            raise Cancelled(self.reason)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but wake up and raise Cancelled when set."""
+        self._event.wait(seconds)
+        self.check()
+
+
+class Journal(Protocol):
+    """The durable cleanup journal. `acquire` returns once the entry is on disk."""
+
+    def acquire(self, host: str, kind: str, payload: Mapping[str, str]) -> int:
+        """Write down what is about to be acquired; returns the entry's id."""
+        ...
+
+    def release(self, entry: int) -> None:
+        """It is gone again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every long call gets."""
+
+    run: str
+    events: EventSink
+    cancel: Cancel
+    journal: Journal
+    clock: Clock
+
+
+# --- hypervisors -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """Limits and wishes of one backup of one guest. Times in seconds, sizes in bytes."""
+
+    full_reason: str = ""
+    """Non-empty: read everything, and this is why."""
+    freeze: bool = True
+    freeze_budget: float = 10.0
+    agent_timeout: float = 5.0
+    exclude_disks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPlan:
+    """What will be done with one disk. reason says why it is full or skipped."""
+
+    id: str
+    size: int
+    format: str
+    source: str
+    mode: Mode
+    reason: str = ""
+    parent: str = ""
+    """Name of the archive to reuse, for an incremental."""
+    bytes_expected: int = 0
+    """Forecast of bytes read from the host."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """How a guest will be exported. method is a short stable word, such as `pull` or `offline`.
+
+    facts belongs to the adapter that made the plan; nobody else looks inside.
+    """
+
+    guest: Guest
+    disks: tuple[DiskPlan, ...]
+    method: str
+    method_reason: str
+    options: ExportOptions
+    warnings: tuple[str, ...] = ()
+    facts: Any = None
+
+    @property
+    def mode(self) -> Mode:
+        return Mode.INCREMENTAL if any(d.mode is Mode.INCREMENTAL for d in self.disks) else Mode.FULL
+
+    @property
+    def reason(self) -> str:
+        """The reasons of the full disks, without repetition."""
+        return "; ".join(dict.fromkeys(d.reason for d in self.disks if d.mode is Mode.FULL and d.reason))
+
+    @property
+    def bytes_expected(self) -> int:
+        return sum(disk.bytes_expected for disk in self.disks)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What happened at the cut. facts goes into guest.json and comes back in later plans."""
+
+    time: datetime
+    consistency: Consistency
+    freeze_ms: int | None
+    warnings: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class DiskExport(Protocol):
+    """One disk of a cut, read-only and unchanging."""
+
+    @property
+    def plan(self) -> DiskPlan: ...
+
+    @property
+    def bitmap(self) -> str:
+        """Bitmap that records from this cut (or before it) on; empty when none does."""
+        ...
+
+    @property
+    def process(self) -> str:
+        """QEMU process identity `PID:START` at the cut; empty when off."""
+        ...
+
+    @property
+    def bytes_dirty(self) -> int:
+        """What the hypervisor called dirty; for a full read the bytes it calls data. After extents()."""
+        ...
+
+    def extents(self) -> Sequence[Extent]:
+        """The whole disk, in order, without gap or overlap. A full read has no CLEAN extent."""
+        ...
+
+    def read(self, extents: Iterable[Extent]) -> Iterator[tuple[int, bytes | bytearray | memoryview]]:
+        """The bytes of the given ranges as (offset, buffer) pieces, each byte once, any order."""
+        ...
+
+
+class Export(Protocol):
+    """A guest's disks at one cut.
+
+    After the read: `release()`, then commit the archive, then `advance()`. On any failure before
+    the commit: `rollback()`, which may be called at any time, also twice.
+    """
+
+    @property
+    def cut(self) -> Cut: ...
+
+    @property
+    def disks(self) -> Sequence[DiskExport]: ...
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """Archive members besides the disks: `config/…`, `firmware/…`."""
+        ...
+
+    def check(self) -> None:
+        """Raise GuestStopped, OutOfSpace or HostError when the cut is no longer whole. Cheap."""
+        ...
+
+    def release(self) -> None:
+        """End the job on the host and free everything but the new bitmap. Raises as check()."""
+        ...
+
+    def advance(self) -> None:
+        """The archive is committed: drop the bitmap of the parent, the new one takes over."""
+        ...
+
+    def rollback(self) -> None:
+        """Leave the host as it was before the cut; later increments still work. Never raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRestore:
+    """A guest to be made on a host. name must be free there. storage: a pool's name or a folder."""
+
+    name: str
+    storage: str = ""
+    start: bool = False
+
+
+class DiskTarget(Protocol):
+    """A new, all-zero disk on a host, being filled."""
+
+    def write(self, offset: int, data: bytes | memoryview) -> None: ...
+
+    def close(self) -> None:
+        """Flush; raises when a write was lost."""
+        ...
+
+
+class GuestTarget(Protocol):
+    """A guest being made. finish() defines it; rollback() removes every trace, never raises."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What could not be carried over, for the user, known before any data is written."""
+        ...
+
+    def open_disk(self, disk: DiskPoint) -> DiskTarget: ...
+
+    def finish(self) -> None: ...
+
+    def rollback(self) -> None: ...
+
+
+class Hypervisor(Protocol):
+    """One host. Thread-safe; connects on first use."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> HostKind: ...
+
+    def inventory(self) -> HostInventory:
+        """Look at the host. Raises HostError; never returns reachable=False itself."""
+        ...
+
+    def check(self) -> Sequence[Check]:
+        """What is missing for backups, each with the command that fixes it."""
+        ...
+
+    def plan(
+        self, uuid: str, repository: str, points: Sequence[RestorePoint], options: ExportOptions
+    ) -> ExportPlan:
+        """Decide how to export a guest, changing nothing on the host.
+
+        repository: id (hex) of the repository; bitmaps are kept per repository. points: the
+        guest's restore points there, newest first. Raises GuestNotFound, GuestBusy, OutOfSpace.
+        """
+        ...
+
+    def export(self, plan: ExportPlan, context: Context) -> Export:
+        """Freeze, cut, thaw; steps `lock`, `freeze`, `cut`, `thaw` are said through context."""
+        ...
+
+    def create(
+        self, point: RestorePoint, files: Mapping[str, bytes], request: GuestRestore, context: Context
+    ) -> GuestTarget:
+        """Begin to make a guest from a point; files are its `config/…` and `firmware/…` members.
+
+        Raises GuestExists before anything was changed.
+        """
+        ...
+
+    def clean(self, entry: JournalEntry) -> str:
+        """Undo what a dead run acquired; idempotent. Returns one sentence for the user.
+
+        Raises HostError when it cannot be done now; the entry then stays.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+# --- repositories ------------------------------------------------------------------------------
+
+
+class DiskWriter(Protocol):
+    """One disk of an archive. Ranges may come in any order but must cover the disk exactly once."""
+
+    @property
+    def bytes_stored(self) -> int:
+        """Bytes new chunks added to the repository so far."""
+        ...
+
+    def reuse(self, offset: int, length: int) -> None:
+        """This range equals the parent's; no data moves."""
+        ...
+
+    def zero(self, offset: int, length: int) -> None: ...
+
+    def data(self, offset: int, buffer: bytes | bytearray | memoryview) -> None:
+        """The caller must not change the buffer afterwards."""
+        ...
+
+    def close(self) -> None:
+        """Raises when the ranges did not cover the disk exactly."""
+        ...
+
+
+class ArchiveWriter(Protocol):
+    """One archive being written; invisible until commit."""
+
+    def disk(self, path: str, size: int, parent: tuple[str, str] | None = None) -> DiskWriter:
+        """A member of exactly size bytes. parent: (archive name, member path) to reuse chunks from.
+
+        The parent may be shorter (a grown disk); the rest must be given as data or zero.
+        """
+        ...
+
+    def commit(self, point: RestorePoint, files: Mapping[str, bytes]) -> str:
+        """Write guest.json (first), the files, the disks; make it durable. Returns the archive id."""
+        ...
+
+    def abort(self) -> None:
+        """Leave no trace in the repository. Idempotent, never raises."""
+        ...
+
+
+class RepositoryWriter(Protocol):
+    """An open repository, exclusively locked, that may write several archives."""
+
+    def points(self) -> list[RestorePoint]:
+        """Every restore point, newest first."""
+        ...
+
+    def archive(self, name: str) -> ArchiveWriter: ...
+
+
+class DiskReader(Protocol):
+    """A disk inside an archive. Thread-safe."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Exactly length bytes, or fewer at the end of the disk."""
+        ...
+
+    def extents(self) -> Iterator[Extent]:
+        """DATA and ZERO extents, in order, from the chunk list alone: nothing is read."""
+        ...
+
+
+class RepositoryReader(Protocol):
+    """A repository opened for reading."""
+
+    def points(self) -> list[RestorePoint]: ...
+
+    def files(self, archive: str) -> dict[str, bytes]:
+        """The members that are not disks, guest.json among them."""
+        ...
+
+    def open_disk(self, archive: str, path: str) -> DiskReader: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryInfo:
+    """Sizes in bytes: original as seen by guests, stored as on disk."""
+
+    name: str
+    location: str
+    id: str
+    encryption: str
+    archives: int
+    original: int
+    stored: int
+    last_modified: datetime | None = None
+
+
+class Repository(Protocol):
+    """One Borg repository."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def chunk_size(self) -> int: ...
+
+    def create(self) -> str:
+        """Initialise it. Returns its id. Refuses when something is already there."""
+        ...
+
+    def id(self) -> str:
+        """Its id, hex. Raises RepositoryMissing."""
+        ...
+
+    def info(self) -> RepositoryInfo: ...
+
+    def check(self, *, verify_data: bool, context: Context) -> list[str]:
+        """Problems found, empty when clean."""
+        ...
+
+    def writer(self, context: Context) -> AbstractContextManager[RepositoryWriter]:
+        """Waits for the lock, saying who holds it. Raises RepositoryLocked after the configured wait."""
+        ...
+
+    def reader(self) -> AbstractContextManager[RepositoryReader]: ...
+
+
+# --- our own memory ----------------------------------------------------------------------------
+
+
+class RunStore(Protocol):
+    """Runs, events, the journal, and caches of what was last seen. Thread-safe, multi-process-safe."""
+
+    def start_run(self, kind: str, subject: str) -> Run: ...
+
+    def finish_run(self, run: str, state: RunState, error: str, exit_code: int) -> None: ...
+
+    def runs(self, limit: int = 50) -> list[Run]:
+        """Newest first; runs whose process died are reported as DIED."""
+        ...
+
+    def run(self, id_or_prefix: str) -> Run:
+        """Raises UsageError when there is none, or more than one."""
+        ...
+
+    def add_event(self, run: str, document: Mapping[str, Any]) -> None: ...
+
+    def events(self, run: str, after: int = 0) -> list[tuple[int, datetime, dict[str, Any]]]:
+        """(sequence, time, document) with sequence > after, in order."""
+        ...
+
+    def journal(self, run: str) -> Journal: ...
+
+    def open_entries(self) -> list[JournalEntry]:
+        """Journal entries not yet released, oldest first."""
+        ...
+
+    def process_is_dead(self, process: str) -> bool:
+        """True only when the process `HOSTNAME:PID:START` is proven not to run any more."""
+        ...
+
+    def claim(self, key: str, run: str) -> str:
+        """Take a name (such as `guest/UUID`) for a run; returns the holder's run id, ours if we got it."""
+        ...
+
+    def release_claims(self, run: str) -> None: ...
+
+    def save_inventory(self, inventory: HostInventory, when: datetime) -> None: ...
+
+    def inventories(self) -> dict[str, tuple[HostInventory, datetime]]: ...
+
+    def save_points(self, repository: str, points: Sequence[RestorePoint]) -> None:
+        """Replace what is remembered of a repository's points."""
+        ...
+
+    def points(self, repository: str) -> list[RestorePoint]:
+        """As last seen, newest first; possibly stale, possibly empty."""
+        ...

@@ -1,0 +1,1 @@
+"""Plain data: guests, disks, extents, restore points, runs, groups."""

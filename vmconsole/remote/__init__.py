@@ -1,0 +1,1 @@
+"""Running programs and opening sockets, here or over SSH."""

@@ -1,0 +1,109 @@
+"""What a machine offers, here or over SSH: run programs, open unix sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+DEFAULT_TIMEOUT = 60.0
+MAX_OUTPUT = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a program ended. status: exit status, or 128 + signal."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode("utf-8", "replace")
+
+    @property
+    def errors(self) -> str:
+        return self.stderr.decode("utf-8", "replace").strip()
+
+
+class Stream(Protocol):
+    """A connected byte stream: a socket, or an SSH channel."""
+
+    def recv(self, size: int, /) -> bytes:
+        """At most size bytes; empty at the end. Raises TimeoutError, OSError."""
+        ...
+
+    def sendall(self, data: bytes | bytearray | memoryview, /) -> None: ...
+
+    def settimeout(self, seconds: float | None, /) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Process(Protocol):
+    """A running program. Closing it closes its standard input; it is expected to end by itself."""
+
+    def write(self, data: bytes) -> None:
+        """To its standard input. Raises HostUnreachable when the connection is gone."""
+        ...
+
+    def read_line(self, timeout: float) -> bytes:
+        """The next line of its output with its newline; empty at the end. Raises TimeoutError."""
+        ...
+
+    def close_stdin(self) -> None: ...
+
+    def wait(self, timeout: float) -> Completed:
+        """Wait for the end; stdout holds what read_line did not take. Raises TimeoutError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Machine(Protocol):
+    """A place to run programs. Thread-safe."""
+
+    @property
+    def name(self) -> str:
+        """For messages: the host's name in the configuration, or `this machine`."""
+        ...
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = DEFAULT_TIMEOUT,
+        max_output: int = MAX_OUTPUT,
+        check: bool = True,
+    ) -> Completed:
+        """Run a program with LC_ALL=C and wait for it. Arguments arrive exactly as given.
+
+        Raises CommandFailed (check, and a status other than 0; or the time limit, or the output
+        cap: the program is then ended), ToolMissing (status 127), HostUnreachable.
+        """
+        ...
+
+    def script(
+        self,
+        source: str,
+        args: Sequence[str] = (),
+        *,
+        stdin: bytes = b"",
+        timeout: float = DEFAULT_TIMEOUT,
+        max_output: int = MAX_OUTPUT,
+        check: bool = True,
+    ) -> Completed:
+        """Run a POSIX shell script; args arrive as $1, $2, … As run() otherwise."""
+        ...
+
+    def start(self, argv: Sequence[str]) -> Process:
+        """Start a program without waiting."""
+        ...
+
+    def open_unix(self, path: str) -> Stream:
+        """Connect to a unix socket of the machine. Raises HostError with the reason and remedy."""
+        ...
+
+    def close(self) -> None: ...

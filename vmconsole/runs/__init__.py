@@ -1,0 +1,1 @@
+"""What happens: backup and restore, the runner and its states."""

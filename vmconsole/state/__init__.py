@@ -1,0 +1,1 @@
+"""Our own memory: runs, events, the cleanup journal, restore points and inventory seen."""
