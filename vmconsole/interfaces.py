@@ -10,15 +10,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
 from vmconsole.errors import Cancelled
 from vmconsole.events import EventSink
+from vmconsole.model.export import Cut as Cut
+from vmconsole.model.export import DiskPlan as DiskPlan
+from vmconsole.model.export import ExportOptions as ExportOptions
+from vmconsole.model.export import ExportPlan as ExportPlan
+from vmconsole.model.export import GuestRestore as GuestRestore
 from vmconsole.model.extent import Extent
-from vmconsole.model.guest import Check, Guest, HostInventory, HostKind
-from vmconsole.model.point import Consistency, DiskPoint, Mode, RestorePoint
+from vmconsole.model.guest import Check, HostInventory, HostKind
+from vmconsole.model.host_key import HostKey as HostKey
+from vmconsole.model.point import DiskPoint, RestorePoint
+from vmconsole.model.repository import RepositoryInfo as RepositoryInfo
 from vmconsole.model.run import JournalEntry, Run, RunState
 
 
@@ -85,74 +92,6 @@ class Context:
 # --- hypervisors -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ExportOptions:
-    """Limits and wishes of one backup of one guest. Times in seconds, sizes in bytes."""
-
-    full_reason: str = ""
-    """Non-empty: read everything, and this is why."""
-    freeze: bool = True
-    freeze_budget: float = 10.0
-    agent_timeout: float = 5.0
-    exclude_disks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class DiskPlan:
-    """What will be done with one disk. reason says why it is full or skipped."""
-
-    id: str
-    size: int
-    format: str
-    source: str
-    mode: Mode
-    reason: str = ""
-    parent: str = ""
-    """Name of the archive to reuse, for an incremental."""
-    bytes_expected: int = 0
-    """Forecast of bytes read from the host."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExportPlan:
-    """How a guest will be exported. method is a short stable word, such as `pull` or `offline`.
-
-    facts belongs to the adapter that made the plan; nobody else looks inside.
-    """
-
-    guest: Guest
-    disks: tuple[DiskPlan, ...]
-    method: str
-    method_reason: str
-    options: ExportOptions
-    warnings: tuple[str, ...] = ()
-    facts: Any = None
-
-    @property
-    def mode(self) -> Mode:
-        return Mode.INCREMENTAL if any(d.mode is Mode.INCREMENTAL for d in self.disks) else Mode.FULL
-
-    @property
-    def reason(self) -> str:
-        """The reasons of the full disks, without repetition."""
-        return "; ".join(dict.fromkeys(d.reason for d in self.disks if d.mode is Mode.FULL and d.reason))
-
-    @property
-    def bytes_expected(self) -> int:
-        return sum(disk.bytes_expected for disk in self.disks)
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """What happened at the cut. facts goes into guest.json and comes back in later plans."""
-
-    time: datetime
-    consistency: Consistency
-    freeze_ms: int | None
-    warnings: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
 class DiskExport(Protocol):
     """One disk of a cut, read-only and unchanging."""
 
@@ -216,15 +155,6 @@ class Export(Protocol):
     def rollback(self) -> None:
         """Leave the host as it was before the cut; later increments still work. Never raises."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class GuestRestore:
-    """A guest to be made on a host. name must be free there. storage: a pool's name or a folder."""
-
-    name: str
-    storage: str = ""
-    start: bool = False
 
 
 class DiskTarget(Protocol):
@@ -382,20 +312,6 @@ class RepositoryReader(Protocol):
         ...
 
     def open_disk(self, archive: str, path: str) -> DiskReader: ...
-
-
-@dataclass(frozen=True, slots=True)
-class RepositoryInfo:
-    """Sizes in bytes: original as seen by guests, stored as on disk."""
-
-    name: str
-    location: str
-    id: str
-    encryption: str
-    archives: int
-    original: int
-    stored: int
-    last_modified: datetime | None = None
 
 
 class Repository(Protocol):

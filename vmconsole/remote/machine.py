@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,7 +31,11 @@ class Stream(Protocol):
     """A connected byte stream: a socket, or an SSH channel."""
 
     def recv(self, size: int, /) -> bytes:
-        """At most size bytes; empty at the end. Raises TimeoutError, OSError."""
+        """At most size bytes; empty at the end.
+
+        Raises TimeoutError, OSError. An SSH connection that is gone is both OSError and
+        HostUnreachable, never an empty answer.
+        """
         ...
 
     def sendall(self, data: bytes | bytearray | memoryview, /) -> None: ...
@@ -77,8 +81,13 @@ class Machine(Protocol):
         timeout: float = DEFAULT_TIMEOUT,
         max_output: int = MAX_OUTPUT,
         check: bool = True,
+        env: Mapping[str, str] | None = None,
     ) -> Completed:
         """Run a program with LC_ALL=C and wait for it. Arguments arrive exactly as given.
+
+        env: added to the environment, on this machine only: a remote machine takes none and
+        raises ValueError, because ways to hand one over would show it to other users there.
+        Over SSH a program that is ended keeps running until it next uses its input or output.
 
         Raises CommandFailed (check, and a status other than 0; or the time limit, or the output
         cap: the program is then ended), ToolMissing (status 127), HostUnreachable.
@@ -95,7 +104,10 @@ class Machine(Protocol):
         max_output: int = MAX_OUTPUT,
         check: bool = True,
     ) -> Completed:
-        """Run a POSIX shell script; args arrive as $1, $2, … As run() otherwise."""
+        """Run a POSIX shell script; args arrive as $1, $2, … As run() otherwise.
+
+        Status 127 may come from a program inside the script: without check it is only returned.
+        """
         ...
 
     def start(self, argv: Sequence[str]) -> Process:

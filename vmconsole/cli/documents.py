@@ -1,0 +1,102 @@
+"""The JSON documents of the commands (a contract: scripts read them)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vmconsole.model.guest import Guest, HostInventory
+from vmconsole.model.point import RestorePoint, disk_json, iso
+from vmconsole.model.run import Run
+
+
+def inventory_document(
+    seen: Sequence[HostInventory],
+    groups: Mapping[str, Sequence[str]],
+    last_points: Mapping[str, RestorePoint],
+) -> dict[str, Any]:
+    """groups and last_points are by guest uuid."""
+    return {
+        "hosts": [
+            {
+                "name": host.name,
+                "kind": host.kind.value,
+                "reachable": host.reachable,
+                "error": host.error or None,
+                "load": {"cpu": host.load.cpu, "io": host.load.io, "memory": host.load.memory},
+                "guests": [
+                    guest_document(guest, groups.get(guest.uuid, ()), last_points.get(guest.uuid))
+                    for guest in host.guests
+                ],
+            }
+            for host in seen
+        ]
+    }
+
+
+def guest_document(guest: Guest, groups: Sequence[str], last: RestorePoint | None) -> dict[str, Any]:
+    return {
+        "uuid": guest.uuid,
+        "id": guest.id,
+        "name": guest.name,
+        "host": guest.host,
+        "kind": guest.kind.value,
+        "state": guest.state.value,
+        "agent": guest.agent,
+        "tags": list(guest.tags),
+        "pool": guest.pool or None,
+        "groups": list(groups),
+        "last_point": iso(last.time) if last else None,
+        "warnings": list(guest.warnings),
+        "disks": [
+            {
+                "id": disk.id,
+                "size": disk.size,
+                "format": disk.format,
+                "included": disk.included,
+                "reason": disk.reason or None,
+                "tracking": disk.tracking.value,
+                "source": disk.source,
+            }
+            for disk in guest.disks
+        ],
+    }
+
+
+def point_document(point: RestorePoint) -> dict[str, Any]:
+    return {
+        "archive": point.archive,
+        "archive_id": point.archive_id,
+        "guest": point.guest,
+        "uuid": point.uuid,
+        "host": point.host,
+        "hypervisor": point.hypervisor,
+        "time": iso(point.time),
+        "mode": point.mode.value,
+        "reason": point.reason or None,
+        "consistency": point.consistency.value,
+        "freeze_ms": point.freeze_ms,
+        "size": point.size,
+        "bytes_dirty": point.total("bytes_dirty"),
+        "bytes_read": point.total("bytes_read"),
+        "bytes_stored": point.total("bytes_stored"),
+        "seconds": point.seconds,
+        # Verification and pins are recorded by later commands; until one ran, nothing is claimed.
+        "verified": None,
+        "pinned": False,
+        "warnings": list(point.warnings),
+        "disks": [disk_json(disk) for disk in point.disks],
+    }
+
+
+def run_document(run: Run) -> dict[str, Any]:
+    return {
+        "run": run.id,
+        "kind": run.kind,
+        "subject": run.subject,
+        "state": run.state.value,
+        "started": iso(run.started),
+        "ended": iso(run.ended) if run.ended else None,
+        "error": run.error or None,
+        "exit_code": run.exit_code,
+    }

@@ -1,0 +1,76 @@
+"""From what the user typed to guests, groups, points and repositories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from vmconsole.cli.services import Services
+from vmconsole.errors import VmconsoleError
+from vmconsole.interfaces import Repository
+from vmconsole.model.guest import Guest, HostInventory, HostKind
+from vmconsole.model.point import RestorePoint
+from vmconsole.runs.runner import Target
+
+
+def look(services: Services, hosts: Iterable[str] = ()) -> list[HostInventory]:
+    """Ask the hosts (all by default) at the same time; a host that cannot be reached says so in its entry."""
+    names = list(hosts) or list(services.config.hosts)
+
+    def ask(name: str) -> HostInventory:
+        try:
+            found = services.hypervisor(name).inventory()
+        except VmconsoleError as error:
+            kind = HostKind(services.config.host(name).kind)
+            return HostInventory(name, kind, reachable=False, error=error.message)
+        services.store.save_inventory(found, services.clock.now())
+        return found
+
+    if not names:
+        return []
+    with ThreadPoolExecutor(max_workers=min(16, len(names))) as pool:
+        return list(pool.map(ask, names))
+
+
+def reachable_guests(services: Services) -> tuple[list[Guest], list[HostInventory]]:
+    """The guests of all hosts that answer, and the hosts that do not."""
+    seen = look(services)
+    guests = [guest for inventory in seen for guest in inventory.guests]
+    return guests, [inventory for inventory in seen if not inventory.reachable]
+
+
+def targets(services: Services, guests: Iterable[Guest], group: str | None, *, full: bool) -> list[Target]:
+    """Where each guest goes and within which limits: by the group, or by the first group that covers it."""
+    config = services.config
+    repositories: dict[str, Repository] = {}
+    result = []
+    for guest in guests:
+        name = group or next((g.name for g in config.groups() if g.selector.why(guest)), None)
+        repository = config.group(name).repository if name else config.default_repository()
+        if repository not in repositories:
+            repositories[repository] = services.repository(repository)
+        options = config.export_options(guest, name)
+        if full:
+            options = replace(options, full_reason="a full read was asked for")
+        hypervisor = services.hypervisor(guest.host)
+        result.append(Target(guest, hypervisor, repositories[repository], options, config.full_every(name)))
+    return result
+
+
+def group_guests(services: Services, group: str, guests: Iterable[Guest]) -> list[Guest]:
+    """The guests a group covers now. Raises ConfigError when there is no such group."""
+    selector = services.config.group(group).selector
+    return [guest for guest in guests if selector.why(guest) is not None]
+
+
+def all_points(services: Services, repository: str | None = None) -> list[tuple[str, RestorePoint]]:
+    """(repository name, point) for every point, newest first, read from the repositories and remembered."""
+    names = [repository] if repository else list(services.config.repositories)
+    found: list[tuple[str, RestorePoint]] = []
+    for name in names:
+        with services.repository(name).reader() as reader:
+            points = reader.points()
+        services.store.save_points(name, points)
+        found += [(name, point) for point in points]
+    return sorted(found, key=lambda pair: pair[1].time, reverse=True)

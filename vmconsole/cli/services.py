@@ -1,0 +1,97 @@
+"""What the commands are handed: the real objects, built by wiring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from vmconsole.config.settings import Config
+from vmconsole.events import EventSink
+from vmconsole.interfaces import Cancel, Clock, HostKey, Hypervisor, Repository, RunStore
+from vmconsole.model.guest import Check
+from vmconsole.model.point import RestorePoint
+from vmconsole.runs.restore import FileTarget
+from vmconsole.runs.runner import Runner
+
+
+class Editor(Protocol):
+    """Edits the configuration file; comments survive, a wrong result never replaces the file."""
+
+    def add(self, section: str, name: str, values: dict[str, Any]) -> None: ...
+
+    def remove(self, section: str, name: str) -> None: ...
+
+
+class DemoShop(Protocol):
+    """The demo, running."""
+
+    @property
+    def config_path(self) -> Path: ...
+
+    def night(self, number: int) -> None:
+        """What the guests did since the last backup."""
+        ...
+
+    def report(self, points: Sequence[RestorePoint]) -> dict[str, Any]: ...
+
+
+class Services(Protocol):
+    """Everything is built on first use, so that `--help` needs no configuration."""
+
+    @property
+    def config_path(self) -> Path: ...
+
+    @property
+    def config(self) -> Config:
+        """Raises ConfigError."""
+        ...
+
+    @property
+    def editor(self) -> Editor: ...
+
+    @property
+    def store(self) -> RunStore: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def cancel(self) -> Cancel: ...
+
+    def hypervisor(self, host: str) -> Hypervisor: ...
+
+    def repository(self, name: str) -> Repository: ...
+
+    def runner(self, listeners: Sequence[EventSink]) -> Runner: ...
+
+    def new_file(self, path: Path, size: int) -> FileTarget: ...
+
+    def scan_host_key(self, host: str) -> HostKey: ...
+
+    def trust_host_key(self, key: HostKey, *, replace: bool) -> None: ...
+
+    def checks(self) -> Sequence[Check]:
+        """What this machine lacks."""
+        ...
+
+    def detach(self, argv: Sequence[str]) -> None:
+        """Start vmconsole again with these arguments, in a session of its own."""
+        ...
+
+    def stop_process(self, process: str) -> bool:
+        """Ask a run to stop; False when that process is not running any more."""
+        ...
+
+    def demo(self, folder: Path) -> AbstractContextManager[DemoShop]: ...
+
+    def at(self, config: Path) -> Services:
+        """The same, for another configuration file."""
+        ...
+
+    def close(self) -> None: ...
+
+
+Command = Callable[[Any, Services], int]
+"""A verb: takes the parsed arguments and the services, returns the exit code."""

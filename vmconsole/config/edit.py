@@ -1,0 +1,244 @@
+"""Change the configuration file as a careful person would: comments stay, the result is checked before
+it replaces the file, and somebody else's change in between is noticed.
+"""
+
+from __future__ import annotations
+
+import copy
+import fcntl
+import os
+import secrets
+import shlex
+import stat
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import AbstractTable
+
+from vmconsole.config.load import parse, parse_toml, read
+from vmconsole.config.problems import dotted
+from vmconsole.config.settings import Config
+from vmconsole.errors import ConfigError
+
+SECTIONS = ("hosts", "repositories", "groups")
+_SINGULAR = {"hosts": "host", "repositories": "repository", "groups": "group"}
+
+
+class ConfigEditor:
+    """One editing session: open, change, save. A file that is not there yet starts empty."""
+
+    def __init__(self, path: Path, original: bytes | None, start: str = "") -> None:
+        self._path = path
+        self._original = original
+        text = start if original is None else original.decode("utf-8")
+        self._expected = parse_toml(path, text.replace("\r\n", "\n"))
+        self._text = text
+
+    @classmethod
+    def open(cls, path: Path, *, start: str = "") -> ConfigEditor:
+        """start: what a new file begins with. Raises ConfigError when the file is there but wrong."""
+        if not path.exists():
+            return cls(path, None, start)
+        content = read(path)
+        parse(path, content)
+        return cls(path, content)
+
+    @property
+    def text(self) -> str:
+        """The file as it would be saved."""
+        return self._text
+
+    def add(self, section: str, name: str, values: Mapping[str, Any]) -> None:
+        """Add a table such as [hosts.kvm1]; values as TOML data, None left out. Refuses a taken name."""
+        assert section in SECTIONS
+        if name in self._expected.get(section, {}):
+            raise ConfigError(
+                f"{self._path}: there is already a {_SINGULAR[section]} {name!r}.",
+                hint="Choose another name, or remove the other one first.",
+                subject=name,
+            )
+        given = {key: value for key, value in values.items() if value is not None}
+        wanted = copy.deepcopy(self._expected)
+        wanted.setdefault(section, {})[name] = given
+        self._change(wanted, lambda text: _append_table(text, (section, name), given))
+
+    def remove(self, section: str, name: str) -> None:
+        """Remove a table with everything under it."""
+        assert section in SECTIONS
+        self._must_have(section, name)
+        wanted = copy.deepcopy(self._expected)
+        del wanted[section][name]
+
+        def edit(text: str) -> str:
+            document = tomlkit.parse(text)
+            del _table(document, (section,))[name]
+            return tomlkit.dumps(document)
+
+        self._change(wanted, edit)
+
+    def set(self, section: str, name: str, changes: Mapping[str, Any]) -> None:
+        """Set fields of a table that is there; None removes a field."""
+        assert section in SECTIONS
+        self._must_have(section, name)
+        wanted = copy.deepcopy(self._expected)
+        _apply(wanted[section][name], changes)
+
+        def edit(text: str) -> str:
+            document = tomlkit.parse(text)
+            _apply(_table(document, (section, name)), changes)
+            return tomlkit.dumps(document)
+
+        self._change(wanted, edit)
+
+    def save(self) -> Config:
+        """Check, then replace the file in one step. Raises ConfigError and leaves the file as it was."""
+        config = parse(self._path, self._text.encode())
+        # a link to a file kept elsewhere stays a link
+        target = self._path.resolve()
+        try:
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _locked(target.parent):
+                self._refuse_foreign_change()
+                _replace(target, self._text.encode())
+        except OSError as error:
+            raise ConfigError(
+                f"{self._path} cannot be written: {error.strerror}.",
+                hint=f"Look at the folder's owner, mode and space: ls -ld {shlex.quote(str(target.parent))}",
+                subject=str(self._path),
+            ) from error
+        self._original = self._text.encode()
+        return config
+
+    def _refuse_foreign_change(self) -> None:
+        try:
+            now: bytes | None = self._path.read_bytes()
+        except FileNotFoundError:
+            now = None
+        if now != self._original:
+            raise ConfigError(
+                f"{self._path} was changed by somebody else in the meantime; nothing was saved.",
+                hint="Look at the file and do it again.",
+                subject=str(self._path),
+            )
+
+    def _must_have(self, section: str, name: str) -> None:
+        if name not in self._expected.get(section, {}):
+            known = ", ".join(self._expected.get(section, {})) or "none"
+            raise ConfigError(
+                f"{self._path}: there is no {_SINGULAR[section]} {name!r}.",
+                hint=f"There are: {known}.",
+                subject=name,
+            )
+
+    def _change(self, wanted: dict[str, Any], edit: Callable[[str], str]) -> None:
+        """Take over what edit returns, but only when it says exactly what was wanted.
+
+        tomlkit has lost or moved keys in unusual layouts; such a file is for a person to edit.
+        """
+        try:
+            text = edit(self._text)
+            done = tomllib.loads(text.replace("\r\n", "\n"))
+        except (TOMLKitError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, AttributeError):
+            done = None
+        if done is None or _without_empty(done) != _without_empty(wanted):
+            raise ConfigError(
+                f"{self._path} is laid out in a way that cannot be edited safely; nothing was changed.",
+                hint="Edit the file by hand.",
+                subject=str(self._path),
+            )
+        self._text, self._expected = text, done
+
+
+def _append_table(text: str, where: tuple[str, str], values: Mapping[str, Any]) -> str:
+    """Write the new table at the end, where it cannot disturb what is there."""
+    lines = [f"[{dotted(where)}]"]
+    for key, value in values.items():
+        lines.append(f"{dotted((key,))} = {tomlkit.item(_inline(value)).as_string()}")
+    newline = "\r\n" if "\r\n" in text else "\n"
+    before = text.rstrip()
+    return (before + newline * 2 if before else "") + newline.join(lines) + newline
+
+
+def _inline(value: Any) -> Any:
+    """Tables as { … }, tuples as lists: what a person would write."""
+    if isinstance(value, Mapping):
+        table = tomlkit.inline_table()
+        for key, item in value.items():
+            table.append(key, _inline(item))
+        return table
+    if isinstance(value, (list, tuple)):
+        return [_inline(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _table(document: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        document = document[name]
+        if not isinstance(document, (AbstractTable, Mapping)):
+            raise TypeError(f"{name} is not a table")
+    return document
+
+
+def _apply(table: Any, changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if value is None:
+            if key in table:
+                del table[key]
+        else:
+            table[key] = _inline(value)
+
+
+def _without_empty(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with nothing left in it may stay or go."""
+    return {k: v for k, v in document.items() if not (k in SECTIONS and v == {})}
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two of us never replace the file at the same time. The lock ends with the process."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """After a crash at any point the old or the new file is there, whole."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            _keep_owner_and_mode(path, descriptor)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _keep_owner_and_mode(path: Path, descriptor: int) -> None:
+    """A new file is the owner's alone (0600); an old one keeps its group's right to read, no more."""
+    try:
+        old = path.stat()
+    except FileNotFoundError:
+        return
+    if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+        try:
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+        except PermissionError:
+            return
+    os.fchmod(descriptor, 0o600 | (stat.S_IMODE(old.st_mode) & 0o040))

@@ -1,0 +1,96 @@
+"""A commented sample of the configuration, made from the documentation in schema.py."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from vmconsole.config.schema import (
+    DefaultsConfig,
+    FileConfig,
+    GroupConfig,
+    HostConfig,
+    RepositoryConfig,
+)
+from vmconsole.config.units import write_duration, write_size
+
+_HEAD = """\
+# vmconsole's configuration. A field behind a single # shows its default, or an example where it has none.
+# Sizes are written "64 KiB", "1 MiB", "2 GB"; durations "10 s", "5 min", "2 h".
+# Relative paths start from this file's folder. A passphrase never stands here, only where to find it.
+"""
+_SIZES = frozenset({"scratch_reserve", "chunk_size"})
+_DURATIONS = frozenset({"connect_timeout", "command_timeout", "lock_wait", "freeze_budget", "agent_timeout"})
+
+# What to show where there is no default; written as TOML.
+_EXAMPLES: Mapping[str, str] = {
+    "state_dir": '"/var/lib/vmconsole"',
+    "repository": '"main"',
+    "kind": '"libvirt"',
+    "address": '"root@kvm1.example"',
+    "port": "22",
+    "user": '"root"',
+    "identity_files": '["~/.ssh/id_ed25519"]',
+    "known_hosts": '"known_hosts"',
+    "ssh_config": '"~/.ssh/config"',
+    "location": '"/srv/backup/vms"',
+    "rsh": '"ssh -i /root/.ssh/borg"',
+    "remote_path": '"/usr/local/bin/borg"',
+    "passphrase": '{ file = "passphrase" }',
+    "guests": '["web-*", "kvm1/db"]',
+    "tags": '["backup"]',
+    "hosts": '["kvm1"]',
+    "exclude": '["*-scratch"]',
+    "exclude_disks": '{ "db" = ["vdb"] }',
+}
+_SHOWN = frozenset({"kind", "address", "location", "passphrase", "guests"})
+
+
+def sample() -> str:
+    """A configuration that loads as it is, with every other field as a comment."""
+    sections: tuple[tuple[str, type[BaseModel]], ...] = (
+        ("defaults", DefaultsConfig),
+        ("hosts.kvm1", HostConfig),
+        ("repositories.main", RepositoryConfig),
+        ("groups.daily", GroupConfig),
+    )
+    parts = [_HEAD, "\n".join(_field("state_dir", FileConfig.model_fields["state_dir"]))]
+    parts += ["\n".join([f"[{title}]", *_fields(model)]) for title, model in sections]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def explain(model: type[BaseModel], field: str) -> str:
+    """The documentation of a field; empty when there is none."""
+    known = model.model_fields.get(field)
+    return (known.description or "") if known else ""
+
+
+def _fields(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield from _field(name, field)
+
+
+def _field(name: str, field: FieldInfo) -> Iterator[str]:
+    for line in textwrap.wrap(field.description or "", 96):
+        yield f"## {line}"
+    mark = "" if name in _SHOWN else "# "
+    yield f"{mark}{name} = {_value(name, field)}"
+
+
+def _value(name: str, field: FieldInfo) -> str:
+    default = field.default
+    if default is None or field.is_required() or default == () or field.default_factory is not None:
+        if name in _EXAMPLES:
+            return _EXAMPLES[name]
+        # a group's limits default to those of [defaults]
+        default = DefaultsConfig.model_fields[name].default
+    if name in _SIZES:
+        return f'"{write_size(default)}"'
+    if name in _DURATIONS:
+        return f'"{write_duration(default)}"'
+    if isinstance(default, bool):
+        return "true" if default else "false"
+    return str(default) if isinstance(default, int) else f'"{default}"'

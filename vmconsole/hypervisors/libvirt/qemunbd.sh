@@ -1,0 +1,69 @@
+# Serves disk images with qemu-nbd for as long as standard input stays open, which is as long as
+# the connection lives. Each argument is one server's options, quoted for this shell; server N
+# listens on DIR/N. Says "ready DIR", or "failed N WHY" and ends. At the end of input every server
+# is ended in good order (images closed and flushed) and "stopped STATUS..." is said.
+set -u
+umask 077
+trap '' PIPE
+command -v qemu-nbd >/dev/null 2>&1 || { echo "missing qemu-nbd"; exit 127; }
+dir=$(mktemp -d "${TMPDIR:-/tmp}/vmconsole-nbd.XXXXXXXXXX") || { echo "failed - no folder for sockets"; exit 1; }
+pids=
+
+finish() {
+    trap : HUP INT TERM
+    trap - EXIT
+    [ -z "$pids" ] || kill -TERM $pids 2>/dev/null
+    # A server stuck on dead storage must not keep its socket and this shell for ever.
+    (
+        trap 'kill $!; exit 0' TERM
+        sleep 30 &
+        wait $!
+        [ -z "$pids" ] || kill -KILL $pids 2>/dev/null
+    ) </dev/null >/dev/null 2>&1 &
+    reaper=$!
+    report=
+    for pid in $pids; do
+        wait "$pid"
+        report="$report $?"
+    done
+    kill -TERM "$reaper" 2>/dev/null
+    rm -rf -- "$dir"
+    echo "stopped$report"
+}
+trap finish EXIT
+trap 'exit 1' HUP INT TERM
+
+serve() {
+    number=$1
+    eval "set -- $2"
+    qemu-nbd --socket="$dir/$number" --pid-file="$dir/$number.pid" "$@" \
+        </dev/null >/dev/null 2>"$dir/$number.err" &
+    pids="$pids $!"
+}
+
+fail() {
+    printf 'failed %s ' "$1"
+    head -c 2000 "$dir/$1.err" | tr '\n' ' '
+    echo
+    exit 1
+}
+
+number=0
+for options in "$@"; do
+    serve "$number" "$options"
+    number=$((number + 1))
+done
+number=0
+for pid in $pids; do
+    tries=0
+    # The socket exists before the image is open; the pid file comes when everything is ready.
+    until [ -s "$dir/$number.pid" ]; do
+        kill -0 "$pid" 2>/dev/null || fail "$number"
+        [ "$tries" -lt 1200 ] || fail "$number"
+        tries=$((tries + 1))
+        sleep 0.05
+    done
+    number=$((number + 1))
+done
+echo "ready $dir"
+while read -r _; do :; done

@@ -1,0 +1,285 @@
+"""The backup of one guest, step by step (ARCHITECTURE.md, How a run works)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+
+from vmconsole.errors import BackupFailed, Cancelled, VmconsoleError
+from vmconsole.events import DiskProgress, GuestPlanned, PointMade, Warned, step
+from vmconsole.interfaces import (
+    ArchiveWriter,
+    Context,
+    DiskExport,
+    Export,
+    ExportOptions,
+    ExportPlan,
+    Hypervisor,
+    Repository,
+    RepositoryWriter,
+)
+from vmconsole.model.guest import Guest
+from vmconsole.model.point import DiskPoint, Mode, RestorePoint, archive_name
+from vmconsole.runs.transfer import copy_disk
+
+_PROGRESS_SECONDS = 0.5
+_CHECK_SECONDS = 2.0
+
+
+def guest_points(uuid: str, points: Sequence[RestorePoint]) -> list[RestorePoint]:
+    """The guest's points, in the order given (newest first)."""
+    return [point for point in points if point.uuid == uuid]
+
+
+def with_full_rule(options: ExportOptions, points: Sequence[RestorePoint], full_every: int) -> ExportOptions:
+    """Ask for the deliberate full read when it is due; full_every 0 means never."""
+    if options.full_reason or not points or full_every <= 0:
+        return options
+    if points[0].fulls_ago + 1 < full_every:
+        return options
+    return replace(options, full_reason=f"every {full_every} runs everything is read again")
+
+
+def back_up(
+    guest: Guest,
+    hypervisor: Hypervisor,
+    repository: Repository,
+    writer: RepositoryWriter,
+    options: ExportOptions,
+    full_every: int,
+    context: Context,
+) -> RestorePoint:
+    """Make one restore point. On any error nothing is left on the host or in the repository.
+
+    Raises BackupFailed, HostError, RepositoryError, Cancelled.
+    """
+    began = context.clock.monotonic()
+    all_points = writer.points()
+    points = guest_points(guest.uuid, all_points)
+    with step(context.events, context.run, guest.name, "plan"):
+        plan = hypervisor.plan(
+            guest.uuid, repository.id(), points, with_full_rule(options, points, full_every)
+        )
+    announce(plan, context)
+    export = hypervisor.export(plan, context)
+    archive: ArchiveWriter | None = None
+    try:
+        for warning in export.cut.warnings:
+            context.events(Warned(context.run, guest.name, warning))
+        name = _free_name(plan, export, {point.archive for point in all_points})
+        archive = writer.archive(name)
+        with step(context.events, context.run, guest.name, "read"):
+            disks = _read_disks(plan, export, archive, points, context)
+        with step(context.events, context.run, guest.name, "release"):
+            export.release()
+        context.cancel.check()
+        point = _point(
+            plan, export, name, disks, hypervisor.kind.value, repository.chunk_size, points, context.run
+        )
+        point = replace(point, seconds=context.clock.monotonic() - began)
+        with step(context.events, context.run, guest.name, "commit"):
+            archive_id = archive.commit(point, export.files)
+    except BaseException as error:
+        # Also for KeyboardInterrupt and SystemExit: the guest comes first.
+        better = _host_side_reason(export, error)
+        if archive is not None:
+            archive.abort()
+        export.rollback()
+        if better is not None:
+            raise better from error
+        raise
+    point = replace(point, archive_id=archive_id)
+    _advance(export, guest, context)
+    context.events(
+        PointMade(
+            context.run,
+            guest.name,
+            point.archive,
+            point.mode.value,
+            point.consistency.value,
+            context.clock.monotonic() - began,
+            point.total("bytes_read"),
+            point.total("bytes_stored"),
+        )
+    )
+    return point
+
+
+def announce(plan: ExportPlan, context: Context) -> None:
+    """Say the forecast, and what the user should know before it is carried out."""
+    context.events(
+        GuestPlanned(
+            context.run,
+            plan.guest.name,
+            plan.guest.host,
+            plan.mode.value,
+            plan.reason,
+            plan.method,
+            plan.method_reason,
+            plan.bytes_expected,
+        )
+    )
+    for warning in plan.warnings:
+        context.events(Warned(context.run, plan.guest.name, warning))
+
+
+def _read_disks(
+    plan: ExportPlan,
+    export: Export,
+    archive: ArchiveWriter,
+    points: Sequence[RestorePoint],
+    context: Context,
+) -> list[DiskPoint]:
+    parents = {point.archive: point for point in points}
+    exported = {disk.plan.id: disk for disk in export.disks}
+    records = []
+    for disk_plan in plan.disks:
+        if disk_plan.mode is Mode.SKIPPED:
+            records.append(
+                DiskPoint(
+                    disk_plan.id,
+                    "",
+                    disk_plan.size,
+                    disk_plan.format,
+                    Mode.SKIPPED,
+                    disk_plan.reason,
+                    disk_plan.source,
+                )
+            )
+            continue
+        disk = exported[disk_plan.id]
+        records.append(_read_disk(disk, plan.guest.name, parents, export, archive, context))
+    return records
+
+
+def _read_disk(
+    disk: DiskExport,
+    guest: str,
+    parents: dict[str, RestorePoint],
+    export: Export,
+    archive: ArchiveWriter,
+    context: Context,
+) -> DiskPoint:
+    plan = disk.plan
+    path = f"disks/{plan.id}.raw"
+    parent = parents[plan.parent] if plan.mode is Mode.INCREMENTAL else None
+    parent_disk = _disk_of(parent, plan.id) if parent is not None else None
+    writer = archive.disk(
+        path, plan.size, (parent.archive, parent_disk.path) if parent and parent_disk else None
+    )
+    report = _progress(guest, plan.id, export, context)
+    bytes_read, sha256 = copy_disk(disk, writer, context.cancel, report, digest=plan.mode is Mode.FULL)
+    writer.close()
+    return DiskPoint(
+        id=plan.id,
+        path=path,
+        size=plan.size,
+        format=plan.format,
+        mode=plan.mode,
+        reason=plan.reason,
+        source=plan.source,
+        parent=parent.archive_id if parent else "",
+        bitmap=disk.bitmap,
+        process=disk.process,
+        bytes_dirty=disk.bytes_dirty,
+        bytes_read=bytes_read,
+        bytes_stored=writer.bytes_stored,
+        sha256=sha256,
+    )
+
+
+def _progress(guest: str, disk: str, export: Export, context: Context) -> Callable[[int, int], None]:
+    """Thin progress out, and look after the host side now and then."""
+    said = -_PROGRESS_SECONDS
+    checked = context.clock.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal said, checked
+        now = context.clock.monotonic()
+        if now - said >= _PROGRESS_SECONDS or done == total:
+            said = now
+            context.events(DiskProgress(context.run, guest, disk, done, total))
+        if now - checked >= _CHECK_SECONDS:
+            checked = now
+            export.check()
+
+    return report
+
+
+def _point(
+    plan: ExportPlan,
+    export: Export,
+    name: str,
+    disks: Sequence[DiskPoint],
+    hypervisor_kind: str,
+    chunk_size: int,
+    points: Sequence[RestorePoint],
+    run: str,
+) -> RestorePoint:
+    cut = export.cut
+    incremental = any(disk.mode is Mode.INCREMENTAL for disk in disks)
+    return RestorePoint(
+        archive=name,
+        guest=plan.guest.name,
+        uuid=plan.guest.uuid,
+        host=plan.guest.host,
+        hypervisor=hypervisor_kind,
+        time=cut.time,
+        consistency=cut.consistency,
+        disks=tuple(disks),
+        run=run,
+        reason=plan.reason,
+        freeze_ms=cut.freeze_ms,
+        chunk_size=chunk_size,
+        fulls_ago=points[0].fulls_ago + 1 if incremental and points else 0,
+        warnings=(*plan.warnings, *cut.warnings),
+        facts=dict(cut.facts),
+    )
+
+
+def _free_name(plan: ExportPlan, export: Export, taken: set[str]) -> str:
+    moment = export.cut.time
+    while (name := archive_name(plan.guest.name, plan.guest.uuid, moment)) in taken:
+        moment += timedelta(seconds=1)
+    return name
+
+
+def _disk_of(point: RestorePoint, disk_id: str) -> DiskPoint:
+    for disk in point.stored_disks:
+        if disk.id == disk_id:
+            return disk
+    raise BackupFailed(f"The parent {point.archive} has no disk {disk_id}.", subject=point.guest)
+
+
+def _host_side_reason(export: Export, error: BaseException) -> VmconsoleError | None:
+    """A broken stream is a symptom: ask the host whether the guest stopped or the scratch space ran out."""
+    if isinstance(error, Cancelled) or not isinstance(error, VmconsoleError):
+        return None
+    if isinstance(error, BackupFailed):
+        return None
+    try:
+        export.check()
+    except BackupFailed as reason:
+        return reason
+    except VmconsoleError:
+        return None
+    return None
+
+
+def _advance(export: Export, guest: Guest, context: Context) -> None:
+    try:
+        with step(context.events, context.run, guest.name, "advance"):
+            export.advance()
+    except VmconsoleError as error:
+        # The restore point is safe and the new bitmap records; only tidying up failed.
+        with suppress(VmconsoleError):
+            context.events(
+                Warned(
+                    context.run,
+                    guest.name,
+                    f"The restore point is safe, but the old bitmap could not be removed: {error.message}",
+                    "It is removed at the next backup, or now with: vmconsole doctor --clean",
+                )
+            )

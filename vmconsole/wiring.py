@@ -1,0 +1,287 @@
+"""Builds the real objects from the configuration; the only importer of adapters.
+
+Adapters are imported when they are first needed: `vmconsole --help` and `vmconsole runs` must not
+pay for Borg's, paramiko's or SQLAlchemy's start-up.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vmconsole import __version__
+from vmconsole.config.edit import ConfigEditor
+from vmconsole.config.load import load
+from vmconsole.config.paths import find_config, new_config
+from vmconsole.config.secrets import passphrase
+from vmconsole.config.settings import Config
+from vmconsole.errors import UsageError
+from vmconsole.events import EventSink
+from vmconsole.interfaces import Cancel, Clock, HostKey, Hypervisor, Repository, RunStore
+from vmconsole.model.guest import Check
+from vmconsole.remote.local import LocalMachine, start_detached
+from vmconsole.remote.process import identity, is_dead, terminate
+from vmconsole.runs.restore import FileTarget
+from vmconsole.runs.runner import Runner
+
+if TYPE_CHECKING:
+    from vmconsole.demo.shop import Shop
+    from vmconsole.remote.ssh import SshSettings
+
+_T = TypeVar("_T")
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class Wiring:
+    """What the front ends are handed (cli/services.py). Objects are made on first use and kept."""
+
+    def __init__(self, config: Path | None, cancel: Cancel, clock: Clock | None = None) -> None:
+        self._explicit = config
+        self._cancel = cancel
+        self._clock = clock or SystemClock()
+        self._local = LocalMachine()
+        self._lock = threading.RLock()
+        self._made: dict[tuple[str, str], Any] = {}
+        self._closers: list[Callable[[], None]] = []
+
+    @property
+    def config_path(self) -> Path:
+        """The file in use, or the one that `init` would make."""
+        try:
+            return find_config(self._explicit)
+        except UsageError:
+            return new_config(self._explicit)
+
+    @property
+    def config(self) -> Config:
+        return self._once("config", "", lambda: load(find_config(self._explicit)))
+
+    @property
+    def editor(self) -> _Editor:
+        return _Editor(self.config_path, lambda: self._forget("config"))
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    @property
+    def cancel(self) -> Cancel:
+        return self._cancel
+
+    @property
+    def store(self) -> RunStore:
+        return self._once("store", "", self._open_store)
+
+    def hypervisor(self, host: str) -> Hypervisor:
+        return self._once("hypervisor", host, lambda: self._open_host(host))
+
+    def repository(self, name: str) -> Repository:
+        return self._once("repository", name, lambda: self._open_repository(name))
+
+    def runner(self, listeners: Sequence[EventSink]) -> Runner:
+        return Runner(self.store, self.clock, self.cancel, listeners)
+
+    def new_file(self, path: Path, size: int) -> FileTarget:
+        from vmconsole.disks.sparse import SparseFile
+
+        return SparseFile.create(path, size)
+
+    def scan_host_key(self, host: str) -> HostKey:
+        from vmconsole.remote.hostkeys import scan_host_key, trusted_fingerprint
+
+        settings = self._ssh_settings(host)
+        key = scan_host_key(settings)
+        return HostKey(
+            host,
+            self.config.host(host).address,
+            key.type,
+            key.fingerprint,
+            key.line,
+            trusted_fingerprint(settings, key.type),
+        )
+
+    def trust_host_key(self, key: HostKey, *, replace: bool) -> None:
+        from vmconsole.remote.hostkeys import HostKeyInfo, trust
+
+        trust(self._ssh_settings(key.host), HostKeyInfo(key.type, key.fingerprint, key.line), replace=replace)
+
+    def checks(self) -> Sequence[Check]:
+        borg = Path(sys.executable).with_name("borg")
+        found = str(borg) if borg.exists() else shutil.which("borg")
+        return [
+            Check("vmconsole", ok=True, detail=f"{__version__}, Python {platform.python_version()}"),
+            Check(
+                "borg",
+                ok=found is not None,
+                detail=found or "the borg command is missing",
+                remedy="" if found else "pipx reinstall vmconsole",
+            ),
+            self._state_check(),
+        ]
+
+    def detach(self, argv: Sequence[str]) -> None:
+        log = self.config.state_dir / "detached.log"
+        start_detached([sys.executable, "-m", "vmconsole", "--quiet", *argv], log)
+
+    def stop_process(self, process: str) -> bool:
+        return terminate(process)
+
+    @contextmanager
+    def demo(self, folder: Path) -> Iterator[Shop]:
+        from vmconsole.demo.shop import Shop
+
+        shop = Shop(folder)
+        shop.start()
+        try:
+            yield shop
+        finally:
+            shop.stop()
+
+    def at(self, config: Path) -> Wiring:
+        other = Wiring(config, self._cancel, self._clock)
+        self._closers.append(other.close)
+        return other
+
+    def close(self) -> None:
+        """Close every connection; safe to call twice."""
+        with self._lock:
+            closers, self._closers = self._closers, []
+            self._made.clear()
+        for close in reversed(closers):
+            close()
+
+    def _once(self, kind: str, name: str, make: Callable[[], _T]) -> _T:
+        with self._lock:
+            if (kind, name) not in self._made:
+                self._made[kind, name] = make()
+            found: _T = self._made[kind, name]
+            return found
+
+    def _forget(self, kind: str) -> None:
+        with self._lock:
+            for key in [key for key in self._made if key[0] == kind]:
+                del self._made[key]
+
+    def _open_store(self) -> RunStore:
+        from vmconsole.state.store import StateStore
+
+        folder = self.config.state_dir
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        store = StateStore.open(folder / "state.sqlite", self._clock, identity(), is_dead)
+        self._closers.append(store.close)
+        return store
+
+    def _open_host(self, name: str) -> Hypervisor:
+        settings = self.config.host(name)
+        if settings.kind != "libvirt":
+            raise UsageError(
+                f"Host {name} is of kind {settings.kind!r}, which this version cannot back up yet.",
+                hint='Only kind = "libvirt" works for now.',
+                subject=name,
+            )
+        from vmconsole.hypervisors.libvirt.host import LibvirtHost
+        from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
+        from vmconsole.remote.ssh import SshMachine
+
+        machine = SshMachine(self._ssh_settings(name))
+        host = LibvirtHost(
+            name,
+            machine,
+            LibvirtSettings(
+                uri=settings.uri,
+                scratch=settings.scratch,
+                scratch_min_free=settings.scratch_reserve,
+                method=settings.export,
+                nbd_connections=settings.connections,
+            ),
+            self._clock,
+        )
+        self._closers.append(host.close)
+        return host
+
+    def _ssh_settings(self, name: str) -> SshSettings:
+        from vmconsole.remote.ssh import SshSettings
+
+        settings = self.config.host(name)
+        optional: dict[str, Any] = {
+            "port": settings.port,
+            "user": settings.user,
+            "config_file": settings.ssh_config,
+        }
+        return SshSettings(
+            name=name,
+            address=settings.address,
+            identity_files=tuple(settings.identity_files),
+            known_hosts=settings.known_hosts or self.config.known_hosts,
+            connect_timeout=settings.connect_timeout,
+            command_timeout=settings.command_timeout,
+            **{key: value for key, value in optional.items() if value is not None},
+        )
+
+    def _open_repository(self, name: str) -> Repository:
+        from vmconsole.borg.repository import BorgRepository
+        from vmconsole.borg.settings import BorgSettings
+
+        settings = self.config.repository(name)
+        secret = settings.passphrase
+
+        def secret_text() -> str | None:
+            if secret is None:
+                return None
+            return passphrase(secret, name, run=lambda argv: self._local.run(argv).stdout)
+
+        return BorgRepository(
+            BorgSettings(
+                name=name,
+                location=settings.location,
+                passphrase=secret_text,
+                encryption=settings.encryption,
+                compression=settings.compression,
+                chunk_size=settings.chunk_size,
+                lock_wait=settings.lock_wait,
+                rsh=settings.rsh or "",
+                remote_path=settings.remote_path or "",
+            ),
+            self._local,
+        )
+
+    def _state_check(self) -> Check:
+        self.store.runs(1)
+        return Check("state", ok=True, detail=str(self.config.state_dir))
+
+
+class _Editor:
+    """One change at a time, checked and written at once."""
+
+    def __init__(self, path: Path, changed: Callable[[], None]) -> None:
+        self._path = path
+        self._changed = changed
+
+    def add(self, section: str, name: str, values: Mapping[str, Any]) -> None:
+        editor = ConfigEditor.open(self._path, start="# vmconsole: see `vmconsole --help` and the README\n")
+        editor.add(section, name, values)
+        editor.save()
+        self._changed()
+
+    def remove(self, section: str, name: str) -> None:
+        editor = ConfigEditor.open(self._path)
+        editor.remove(section, name)
+        editor.save()
+        self._changed()
