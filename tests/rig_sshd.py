@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +23,7 @@ class Sshd:
     path_prefix: a folder put in front of our own PATH, which everything run over SSH gets. HOME is an
     empty folder, unless options name a SetEnv.
     host_key_types: as for `ssh-keygen -t`; the first is the one that host_key_fingerprint names.
+    launcher: words in front of the server's command; they must end by becoming that command.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Sshd:
         *,
         host_key_types: tuple[str, ...] = ("ed25519",),
         host: str = "127.0.0.1",
+        launcher: Sequence[str] = (),
     ) -> None:
         self.folder = tmp_path / f"sshd-{os.urandom(4).hex()}"
         self.folder.mkdir(parents=True, mode=0o700)
@@ -43,6 +45,7 @@ class Sshd:
         self.port = _free_port(host)
         self._options = dict(options or {})
         self._path_prefix = path_prefix
+        self._launcher = tuple(launcher)
         self._server: subprocess.Popen[bytes] | None = None
         self.log_path = self.folder / "sshd.log"
         self.client_key_path = self._key("client", "ed25519")
@@ -113,7 +116,7 @@ class Sshd:
         if program is None:
             raise RuntimeError("sshd is not installed")
         self._server = subprocess.Popen(
-            [program, "-D", "-e", "-f", str(config)],
+            [*self._launcher, program, "-D", "-e", "-f", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self.log_path.open("ab"),

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from uuid import uuid4
 
 GRANULE = 64 * 1024
 _PIECE = 1024 * 1024
@@ -195,25 +196,27 @@ class Witness:
 
 
 def cut(
-    disks: Sequence[tuple[VirtualDisk, str]], folder: Path, name: str, new_bitmap: str = ""
+    disks: Sequence[tuple[VirtualDisk, str, Path]],
+    witness_folder: Path,
+    *,
+    new_bitmap: str = "",
+    tracked: Sequence[VirtualDisk] = (),
 ) -> list[tuple[Snapshot, Witness]]:
     """Freeze several disks at one instant, as one backup-begin does.
 
-    disks: each with its base bitmap or empty. new_bitmap: starts recording at this instant on the
-    qcow2 disks. Scratch files go to `folder/NAME-N.scratch`.
+    disks: each with its base bitmap, or empty, and the path of its scratch file. new_bitmap starts
+    recording at this instant on the tracked disks.
     """
     with ExitStack() as locks:
-        for disk, _ in disks:
+        for disk in {id(disk): disk for disk in (*(item[0] for item in disks), *tracked)}.values():
             locks.enter_context(disk.lock)
-        made: list[tuple[Snapshot, Witness]] = []
-        for number, (disk, base) in enumerate(disks):
-            witness = Witness(disk, folder / f"{name}-{number}.witness")
-            snapshot = Snapshot(disk, folder / f"{name}-{number}.scratch", base)
-            made.append((snapshot, witness))
+        made = [
+            (Snapshot(disk, scratch, base), Witness(disk, witness_folder / f"{uuid4().hex}.witness"))
+            for disk, base, scratch in disks
+        ]
         if new_bitmap:
-            for disk, _ in disks:
-                if disk.format == "qcow2":
-                    disk.bitmaps[new_bitmap] = bytearray(granules(disk.size))
+            for disk in tracked:
+                disk.bitmaps[new_bitmap] = bytearray(granules(disk.size))
         return made
 
 

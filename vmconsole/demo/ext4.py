@@ -173,7 +173,9 @@ class FileSystem:
         self.sync()
 
     def sync(self) -> None:
-        """Bring the metadata to the device, in one piece."""
+        """Bring the metadata to the device, in one piece; nothing when nothing changed."""
+        if not (self._dirty_inodes or self._dirty_directories or self._groups.changed):
+            return
         out: list[tuple[int, bytes]] = []
         for directory, index in sorted(self._dirty_directories):
             if directory in self._directories:

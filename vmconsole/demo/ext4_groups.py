@@ -43,6 +43,11 @@ class Groups:
     def free_blocks(self) -> int:
         return self._used.count(0)
 
+    @property
+    def changed(self) -> bool:
+        """There are summaries to be written."""
+        return bool(self._dirty or self._copies_stale or self._freed or self._freed_inodes)
+
     def extend(self, blocks: int) -> None:
         """Extend the maps to that many blocks, and claim each new group's own metadata."""
         old = len(self._used)

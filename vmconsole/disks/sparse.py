@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -156,16 +157,18 @@ def _failure(path: Path, error: OSError) -> RestoreFailed:
     reason = error.strerror or "input/output error"
     hint = _HINTS.get(error.errno or 0, "Check the storage under that folder (dmesg, journalctl).")
     return RestoreFailed(
-        f"“{path}” cannot be written: {reason}.", hint=hint.format(folder=path.parent), subject=str(path)
+        f"“{path}” cannot be written: {reason}.",
+        hint=hint.format(folder=shlex.quote(str(path.parent))),
+        subject=str(path),
     )
 
 
-_SPACE: Final = "Free space there, or restore into another folder: df -h '{folder}'"
+_SPACE: Final = "Free space there, or restore into another folder: df -h {folder}"
 _HINTS: Final = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
     errno.EFBIG: "The file system there cannot hold a file that large; use ext4, XFS, Btrfs or ZFS.",
-    errno.ENOENT: "Make the folder first: mkdir -p '{folder}'",
+    errno.ENOENT: "Make the folder first: mkdir -p {folder}",
     errno.ENOTDIR: "A part of that path is not a folder.",
     errno.EACCES: "Choose a folder this user may write to.",
     errno.EPERM: "Choose a folder this user may write to.",

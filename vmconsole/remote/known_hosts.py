@@ -24,21 +24,28 @@ _MAX_FILE = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class HostKeyInfo:
-    """A host's public key. host: as in known_hosts, `name` or `[name]:port`. blob: the key as on the wire."""
+    """A host's public key. fingerprint: as `ssh-keygen -lf` shows it. line: for known_hosts, no newline."""
 
-    host: str
     type: str
-    blob: bytes
+    fingerprint: str
+    line: str
+
+    @classmethod
+    def of(cls, host: str, kind: str, blob: bytes) -> HostKeyInfo:
+        """host: as in known_hosts, `name` or `[name]:port`. blob: the key as on the wire."""
+        return cls(kind, fingerprint(blob), f"{host} {kind} {base64.b64encode(blob).decode('ascii')}")
 
     @property
-    def fingerprint(self) -> str:
-        """As `ssh-keygen -lf` shows it: `SHA256:…`."""
-        return fingerprint(self.blob)
+    def host(self) -> str:
+        return self.entry.hosts[0]
 
     @property
-    def line(self) -> str:
-        """The line for known_hosts, without a newline."""
-        return f"{self.host} {self.type} {base64.b64encode(self.blob).decode('ascii')}"
+    def entry(self) -> Entry:
+        """The line, taken apart. Raises ValueError when it is not one, or not about this key."""
+        entries = parse(self.line, "") if "\n" not in self.line else []
+        if len(entries) != 1 or entries[0].revoked or fingerprint(entries[0].blob) != self.fingerprint:
+            raise ValueError("not a line of known_hosts with this key")
+        return entries[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,25 +139,23 @@ def add(path: Path, key: HostKeyInfo, *, replace: bool) -> None:
     replace, every other key of exactly this host goes. Raises OSError.
     """
     path = path.expanduser()
+    host, blob = key.host, key.entry.blob
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
-        text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
-        lines = text.splitlines()
-        others = [
-            n
-            for n, line in enumerate(lines)
-            if (entry := _only_about(line, key.host)) and entry.blob != key.blob
-        ]
-        if others and not replace:
+        lines = (
+            path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if path.exists() else []
+        )
+        held = [_key_of(line, host) for line in lines]
+        if not replace and any(other not in (None, blob) for other in held):
             raise HostKeyChanged(
-                f"Another key of {key.host} is already trusted in {path}",
+                f"Another key of {host} is already trusted in {path}",
                 hint="Find out why the key changed before you replace it.",
-                subject=key.host,
+                subject=host,
             )
-        kept = [line for n, line in enumerate(lines) if n not in others]
-        if not any((entry := _only_about(line, key.host)) and entry.blob == key.blob for line in kept):
+        kept = [line for line, other in zip(lines, held, strict=True) if other in (None, blob)]
+        if blob not in held:
             kept.append(key.line)
         if kept != lines:
             _write(path, "\n".join(kept) + "\n")
@@ -159,9 +164,10 @@ def add(path: Path, key: HostKeyInfo, *, replace: bool) -> None:
         os.close(folder)
 
 
-def _only_about(line: str, host: str) -> Entry | None:
+def _key_of(line: str, host: str) -> bytes | None:
+    """The key of a line that is about this host alone."""
     entries = parse(line, "")
-    return entries[0] if entries and entries[0].hosts == (host,) and not entries[0].revoked else None
+    return entries[0].blob if entries and entries[0].hosts == (host,) and not entries[0].revoked else None
 
 
 def _write(path: Path, text: str) -> None:

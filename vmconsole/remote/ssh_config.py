@@ -9,8 +9,11 @@ from __future__ import annotations
 import getpass
 import os
 import pwd
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vmconsole.errors import CommandFailed, ConfigError, ToolMissing
 from vmconsole.remote.command import printable
@@ -41,6 +44,7 @@ class Hop:
     host_key_alias: str = ""
     proxy_command: str = ""
     jump: Hop | None = None
+    is_jump: bool = False
 
     @property
     def known_as(self) -> str:
@@ -56,12 +60,10 @@ class Hop:
 
 def resolve(settings: SshSettings) -> Hop:
     """The way to a host. Raises ConfigError."""
-    return _resolve(settings, settings.target(), settings.identity_files, None, 0)
+    return _resolve(settings, settings.target(), None, 0)
 
 
-def _resolve(
-    settings: SshSettings, address: Address, identities: tuple[Path, ...], jumps: list[str] | None, depth: int
-) -> Hop:
+def _resolve(settings: SshSettings, address: Address, jumps: list[str] | None, depth: int) -> Hop:
     """jumps: the hops before this one, None when the configuration decides."""
     if depth > _MAX_JUMPS:
         raise ConfigError(
@@ -85,7 +87,7 @@ def _resolve(
     jump = None
     if jumps:
         last = parse_address(jumps[-1].removeprefix("ssh://"))
-        jump = _resolve(settings, last, (), jumps[:-1] or None, depth + 1)
+        jump = _resolve(settings, last, jumps[:-1] or None, depth + 1)
     known_hosts = [
         path for name in ("userknownhostsfile", "globalknownhostsfile") for path in one(name).split()
     ]
@@ -95,14 +97,15 @@ def _resolve(
         port=port,
         user=user,
         identity_files=(
-            *identities,
+            *settings.identity_files,
             *(Path(path) for path in options.get("identityfile", _DEFAULT_IDENTITIES)),
         ),
         identities_only=one("identitiesonly").lower() == "yes",
-        known_hosts=(settings.known_hosts, *(Path(path) for path in known_hosts or _DEFAULT_KNOWN_HOSTS)),
+        known_hosts=(settings.known_hosts, *map(Path, known_hosts or _DEFAULT_KNOWN_HOSTS)),
         host_key_alias=one("hostkeyalias"),
         proxy_command=_expand(proxy_command, {"h": host, "n": address.host, "p": str(port), "r": user}),
         jump=jump,
+        is_jump=depth > 0,
     )
 
 
@@ -145,8 +148,10 @@ def _parse_file(path: Path, address: Address) -> dict[str, list[str]]:
             f"The SSH configuration {path} cannot be read: {printable(str(error))}",
             hint="Install the ssh program, which understands all of it, or simplify the file.",
         ) from error
+    # Options that may be given more than once are lists here, the others strings.
+    values: Mapping[str, Any] = found
     return {
-        name: value if isinstance(value, list) else [str(value)] for name, value in found.items() if value
+        name: value if isinstance(value, list) else [str(value)] for name, value in values.items() if value
     }
 
 
@@ -160,7 +165,4 @@ def _port(text: str, host: str) -> int:
 
 def _expand(command: str, tokens: dict[str, str]) -> str:
     """ssh_config(5) TOKENS that ProxyCommand accepts and that we know."""
-    parts = command.split("%%")
-    for token, value in tokens.items():
-        parts = [part.replace(f"%{token}", value) for part in parts]
-    return "%".join(parts)
+    return re.sub("%(.)", lambda match: {**tokens, "%": "%"}.get(match[1], match[0]), command)

@@ -48,7 +48,7 @@ def find_point(text: str, points: Sequence[RestorePoint]) -> RestorePoint:
     points: newest first. GUEST is a name, `host/name`, or uuid (prefix). Raises PointNotFound.
     """
     for point in points:
-        if text in (point.archive, point.archive_id):
+        if text and text in (point.archive, point.archive_id):
             return point
     guest, separator, when = text.rpartition("@")
     if not separator:

@@ -117,7 +117,7 @@ class Link:
         """The peer broke the protocol."""
         return ProtocolError(
             f"The NBD server of the disk “{self.facts.name}” broke the protocol: {what}.",
-            hint="Nothing it said is used. If it happens again, report it with the versions of QEMU and libvirt.",
+            hint="Nothing it said is used. If it happens again, report it with the version of QEMU.",
             subject=self.facts.name,
         )
 
@@ -134,7 +134,7 @@ class Link:
 
 
 _GOODBYE: Final = 5.0
-_HINTS: Final = {
+_HINTS: Final[dict[int, str]] = {
     protocol.Errno.ENOSPC: "Free space where the host keeps the disk or the backup's scratch file.",
     protocol.Errno.ESHUTDOWN: "The guest or the backup job ended. Check the guest and try again.",
     protocol.Errno.EPERM: "The export is read-only, or the host's user may not do this.",

@@ -123,6 +123,7 @@ class PlanFacts:
     """What the plan's maker hands to the export.
 
     repository: id, hex. bases: per incremental disk, the checkpoint (bitmap) to read from.
+    old_sizes: per incremental disk, its size at the parent, in bytes; what is beyond is new.
     scratch: folder for scratch files, push targets and overlays; scratch_free: bytes free there.
     superseded: our checkpoints for this repository at planning time; advance() drops them.
     """
@@ -133,6 +134,7 @@ class PlanFacts:
     scratch: str
     scratch_free: int
     superseded: tuple[str, ...] = ()
+    old_sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

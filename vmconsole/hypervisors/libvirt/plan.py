@@ -10,7 +10,7 @@ from vmconsole.hypervisors.libvirt import names
 from vmconsole.hypervisors.libvirt.facts import DiskFacts, GuestFacts, PlanFacts
 from vmconsole.hypervisors.libvirt.gather import Gathered
 from vmconsole.hypervisors.libvirt.inventory import guest as as_guest
-from vmconsole.hypervisors.libvirt.proof import judge
+from vmconsole.hypervisors.libvirt.proof import Verdict, judge
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.xml import backup_files, backup_socket, parse_domain
 from vmconsole.interfaces import DiskPlan, ExportOptions, ExportPlan
@@ -32,7 +32,7 @@ def make_plan(
     """Raises GuestBusy, OutOfSpace, BackupFailed."""
     guest = gathered.guest
     refuse_busy(guest, host)
-    disks, bases = _plan_disks(guest, repository, points, options)
+    disks, proofs = _plan_disks(guest, repository, points, options)
     if all(disk.mode is Mode.SKIPPED for disk in disks):
         raise BackupFailed(f"{guest.name} on {host} has no disk to back up.", subject=guest.name)
     expected = sum(disk.bytes_expected for disk in disks)
@@ -48,7 +48,8 @@ def make_plan(
         facts=PlanFacts(
             guest=guest,
             repository=repository,
-            bases=bases,
+            bases={disk: proof.base for disk, proof in proofs.items()},
+            old_sizes={disk: proof.old_size for disk, proof in proofs.items()},
             scratch=gathered.scratch,
             scratch_free=gathered.scratch_free,
             superseded=tuple(
@@ -98,8 +99,8 @@ def _backup_running(guest: GuestFacts, host: str) -> GuestBusy:
 
 def _plan_disks(
     guest: GuestFacts, repository: str, points: Sequence[RestorePoint], options: ExportOptions
-) -> tuple[tuple[DiskPlan, ...], dict[str, str]]:
-    plans, bases = [], {}
+) -> tuple[tuple[DiskPlan, ...], dict[str, Verdict]]:
+    plans, proofs = [], {}
     for disk in guest.disks:
         plan = DiskPlan(disk.id, disk.size, disk.format, disk.source, Mode.SKIPPED, disk.reason)
         if disk.included and disk.id in options.exclude_disks:
@@ -117,7 +118,7 @@ def _plan_disks(
                     parent=verdict.parent,
                     bytes_expected=verdict.expected,
                 )
-                bases[disk.id] = verdict.base
+                proofs[disk.id] = verdict
             if not disk.size:
                 raise BackupFailed(
                     f"The size of disk {disk.id} of {guest.name} ({disk.source}) cannot be found out.",
@@ -125,7 +126,7 @@ def _plan_disks(
                     subject=guest.name,
                 )
         plans.append(plan)
-    return tuple(plans), bases
+    return tuple(plans), proofs
 
 
 def choose_method(

@@ -31,11 +31,12 @@ MAX_CANDIDATES = 20
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """reason: why not, empty when proven. parent: archive name; base: checkpoint. Sizes in bytes."""
+    """reason: why not, empty when proven. parent: archive name; base: checkpoint; old_size: at the parent. Bytes."""
 
     reason: str = ""
     parent: str = ""
     base: str = ""
+    old_size: int = 0
     expected: int = 0
 
     @property
@@ -83,6 +84,7 @@ def _over(guest: GuestFacts, disk: DiskFacts, point: RestorePoint, repository: s
     return Verdict(
         parent=point.archive,
         base=record.bitmap,
+        old_size=record.size,
         expected=min(disk.size, dirty + disk.size - record.size),
     )
 

@@ -26,6 +26,7 @@ import re
 from dataclasses import dataclass
 
 from vmconsole.errors import (
+    BackupFailed,
     CommandFailed,
     GuestBusy,
     GuestNotFound,
@@ -86,6 +87,12 @@ def failure(stderr: str, *, host: str, what: str, status: int = 1) -> VmconsoleE
         return HostError(message, hint="Run on the host: systemctl start libvirtd", subject=host)
     if "state change lock" in lower or "another job" in lower or "already in active block job" in lower:
         return GuestBusy(message, hint="Another job holds the guest; try again when it has ended.")
+    if "missing or broken bitmap" in lower or "checkpoint inconsistent" in lower:
+        return BackupFailed(message, hint="Run it again: without a sound bitmap it reads everything.")
+    if "qcow2 v2" in lower:
+        return BackupFailed(message, hint="With the guest off: qemu-img amend -o compat=1.1 IMAGE")
+    if "backup is not supported" in lower or "incremental backup" in lower:
+        return BackupFailed(message, hint="Incremental backups need libvirt 7.6 or newer on the host.")
     if "no space left" in lower:
         return OutOfSpace(message, hint="Free space there, or set another `scratch` folder for this host.")
     return CommandFailed(message, subject=host, exit_status=status, stderr=stderr)

@@ -1,0 +1,35 @@
+"""The real rig: libvirtd, QEMU and sshd. `lab/__init__.py` says how to write a test with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from lab.gate import collection_gate
+from lab.guest import Guest
+from lab.session import Lab
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    collection_gate(items)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """The session's lab; hosts and guests start when they are asked for."""
+    with Lab() as one:
+        yield one
+
+
+@pytest.fixture
+def make_guest(lab: Lab) -> Iterator[Callable[..., Guest]]:
+    """`lab.guest`, and the guests are removed when the test ends."""
+    with ExitStack() as stack:
+
+        def make(*args: Any, **more: Any) -> Guest:
+            return stack.enter_context(lab.guest(*args, **more))
+
+        yield make

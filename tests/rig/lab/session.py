@@ -1,0 +1,170 @@
+"""The lab: scratch space, guest image and hosts of one test session."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from lab.domain import DiskSpec, GuestSpec, domain_xml
+from lab.guest import Guest
+from lab.host import LibvirtHost, traversable
+from lab.image import GuestImage, guest_image
+from lab.images import make_image
+
+FOLDER_VARIABLE = "VMCONSOLE_RIG_DIR"
+DEFAULT_FOLDER = Path("/var/tmp/vmconsole-rig")
+
+
+class Lab:
+    """One session's lab. Everything it makes is in `root`, and in namespaces that die with this process.
+
+    base: where sessions have their folders; QEMU's user must be able to walk there.
+    """
+
+    def __init__(self, base: Path | None = None) -> None:
+        self.base = base or Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER)
+        self._numbers = itertools.count(1)
+        self._hosts: dict[str, LibvirtHost] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Lab:
+        self.base.mkdir(parents=True, exist_ok=True)
+        self.base.chmod(0o755)
+        remove_dead_sessions(self.base)
+        self.root = Path(tempfile.mkdtemp(dir=self.base, prefix="session-"))
+        self._lock = _lock(self.root)
+        assert self._lock is not None
+        self._stack.callback(self._remove_root)
+        self.root.chmod(0o755)
+        if not traversable(self.root):
+            raise RuntimeError(f"{self.root}: QEMU's user cannot walk there; set {FOLDER_VARIABLE}")
+        self.image = self._copy_image(guest_image(_cache(self.base)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    # --- hosts ---
+
+    @property
+    def host(self) -> LibvirtHost:
+        """The first host, started when first asked for."""
+        return self.named_host("vmc-one")
+
+    @property
+    def second_host(self) -> LibvirtHost:
+        """Another host, which knows nothing of the first one's guests."""
+        return self.named_host("vmc-two")
+
+    def named_host(self, name: str) -> LibvirtHost:
+        """A host by name, started when first asked for."""
+        if name not in self._hosts:
+            host = LibvirtHost(name, self.folder(f"host-{name}"))
+            self._stack.callback(host.close)
+            host.start()
+            self._hosts[name] = host
+        return self._hosts[name]
+
+    # --- guests ---
+
+    def guest(
+        self, name: str = "", disks: Sequence[DiskSpec] = (DiskSpec("vda"),), *,
+        host: LibvirtHost | None = None, start: bool = True, **more: Any,
+    ) -> Guest:  # fmt: skip
+        """A new guest, defined and (unless start is false) started and ready. `more` as in GuestSpec.
+
+        Use it as a context manager, or the fixture `make_guest`, and it is removed at the end.
+        """
+        number = next(self._numbers)
+        host = host or self.host
+        spec = GuestSpec(name or f"guest-{number}", str(uuid.uuid4()), tuple(disks), **more)
+        folder = self.folder(f"guest-{number}")
+        images = {disk.id: folder / (disk.file_name or f"{disk.id}.{disk.driver}") for disk in spec.disks}
+        for disk in spec.disks:
+            make_image(disk, images[disk.id])
+        xml = domain_xml(spec, self.image.kernel, self.image.initrd, images, folder / "console.log")
+        host.virsh("define", "/dev/stdin", stdin=xml)
+        guest = Guest(host, spec.uuid, spec=spec, images=images, folder=folder)
+        if start:
+            try:
+                guest.start()
+            except BaseException:
+                guest.remove()
+                raise
+        return guest
+
+    def adopt(self, uuid: str, host: LibvirtHost | None = None) -> Guest:
+        """A guest that something else defined, such as a restore; remove() then keeps its images."""
+        return Guest(host or self.host, uuid)
+
+    def folder(self, name: str) -> Path:
+        """A folder for files that hosts and QEMU shall reach; made if it is not there."""
+        path = self.root / name
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
+        return path
+
+    # --- start and end ---
+
+    def _copy_image(self, image: GuestImage) -> GuestImage:
+        """libvirt changes the owner of what guests boot, and those of the cache are everybody's."""
+        return GuestImage(
+            Path(shutil.copy(image.kernel, self.root)), Path(shutil.copy(image.initrd, self.root))
+        )
+
+    def _remove_root(self) -> None:
+        shutil.rmtree(self.root)
+        if self._lock is not None:
+            self._lock.close()
+
+
+def remove_dead_sessions(base: Path) -> list[Path]:
+    """Remove what sessions left that ended without their teardown; returns their folders."""
+    removed = []
+    for folder in base.glob("session-*"):
+        lock = _lock(folder)
+        if lock is None:
+            continue
+        with lock:
+            for pid in _processes_naming(folder):
+                os.kill(pid, signal.SIGKILL)
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+    return removed
+
+
+def _lock(folder: Path) -> TextIO | None:
+    """The session's lock; None while the session lives. The kernel lets go of it when the session dies."""
+    file = (folder / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def _processes_naming(folder: Path) -> Iterator[int]:
+    """Host processes of a session: `unshare … host.sh FOLDER/…`."""
+    done = subprocess.run(
+        ["pgrep", "-f", f"^unshare .*host\\.sh {folder}/"], capture_output=True, text=True, check=False
+    )
+    yield from map(int, done.stdout.split())
+
+
+def _cache(base: Path) -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return Path(home, "vmconsole-rig") if home else base / "cache"

@@ -1,0 +1,238 @@
+# Holds a backup job on the host and undoes it when vmconsole vanishes. POSIX sh.
+#
+# $1 hold|clean  $2 uri  $3 uuid  $4 checkpoint (may be empty)  $5 mark: text only our job's XML holds
+# $6 folder whose free space is watched  $7 bytes to keep free there  $8 freeze: yes|no
+# $9 seconds the guest may stay frozen  $10 seconds for an answer of the guest agent
+# $11 seconds of silence on stdin after which vmconsole counts as gone; then: files to remove
+#
+# hold: commands on stdin, one a line, answers on stdout behind "@ ":
+#   cut (then a line of backup XML and one of checkpoint XML)   freeze.. cut.. thaw.. ready|failed
+#   status   job ours|none|foreign|unknown, then the domain's state
+#   release  end the job, keep the checkpoint: released|stuck
+#   keep     the checkpoint stays from here on: kept
+#   rollback undo everything: clean|stuck, and exit
+#   done     exit      beat  nothing: a sign of life
+# The end of stdin, or silence, is a rollback that honours `keep`.
+# clean: a rollback at once.
+
+LC_ALL=C; export LC_ALL
+trap '' HUP PIPE INT
+mode=$1 uri=$2 uuid=$3 checkpoint=$4 mark=$5 folder=$6 reserve=$7 freeze=$8 budget=$9
+shift 9
+patience=$1 silence=$2
+shift 2
+
+watcher= keep=no pending=no uncertain=no
+
+say() { printf '@ %s\n' "$*" 2>/dev/null; }
+within() { seconds=$1; shift; timeout -k 5 "$seconds" virsh -c "$uri" "$@" </dev/null; }
+v() { within 40 "$@"; }
+flat() { printf '%s' "$1" | tr '\n\r\t' '   ' | head -c 600; }
+now() { read -r up rest </proc/uptime; up=${up%.*}${up#*.}; }
+next() { line=$(timeout "$silence" sh -c 'IFS= read -r line && printf "%s" "$line"'); }
+
+# The job of this domain: none, ours, foreign, or unknown while libvirt does not answer.
+look() {
+    xml=$(v backup-dumpxml "$uuid" 2>&1)
+    status=$?
+    case $status,$xml in
+    0,*"$mark"*) job=ours ;;
+    0,*) job=foreign ;;
+    *"no domain backup job"*|*"omain not found"*|*"not running"*|*"failed to get domain"*) job=none ;;
+    *) job=unknown ;;
+    esac
+}
+
+# End our job and wait until it is gone. False when that could not be seen within two minutes.
+end_job() {
+    turn=0
+    while [ "$turn" -lt 130 ]; do
+        look
+        case $job in
+        none) [ "$uncertain" = no ] && return 0
+              [ "$turn" -ge 40 ] && return 0 ;;
+        foreign) return 0 ;;
+        ours) uncertain=no
+              [ $((turn % 15)) -eq 0 ] && v domjobabort "$uuid" >/dev/null 2>&1 ;;
+        esac
+        if [ "$turn" -lt 10 ]; then sleep 0.1; else sleep 1; fi
+        turn=$((turn + 1))
+    done
+    return 1
+}
+
+thaw() {
+    errors=$(within $((patience + 5)) domfsthaw "$uuid" 2>&1 >/dev/null) && pending=no
+}
+
+# A guest stopped by a full disk goes on by itself once the scratch file is gone.
+wake() {
+    case $(v domstate "$uuid" --reason 2>/dev/null) in
+    "paused (I/O error)"*) v resume "$uuid" >/dev/null 2>&1 && say resumed ;;
+    esac
+}
+
+drop_checkpoint() {
+    [ -n "$checkpoint" ] || return 0
+    errors=$(v checkpoint-delete "$uuid" "$checkpoint" 2>&1 >/dev/null) && return 0
+    case $errors in
+    *"heckpoint not found"*|*"no domain checkpoint"*|*"omain not found"*|*"failed to get domain"*) return 0 ;;
+    *"not found in backing chain"*) v checkpoint-delete "$uuid" "$checkpoint" --metadata >/dev/null 2>&1 ;;
+    # The next backup of the running guest removes it: libvirt cannot while the guest is off.
+    *inactive*|*"not running"*) say "left $checkpoint"; return 0 ;;
+    *) return 1 ;;
+    esac
+}
+
+undo() {
+    stop_watching
+    [ "$pending" = yes ] && thaw
+    end_job || { say "stuck the backup job did not end: $(flat "$xml")"; return 1; }
+    wake
+    rm -f -- "$@" 2>/dev/null
+    [ "$keep" = yes ] && return 0
+    drop_checkpoint || { say "stuck $checkpoint could not be removed: $(flat "$errors")"; return 1; }
+}
+
+stop_watching() {
+    [ -n "$watcher" ] && kill "$watcher" 2>/dev/null
+    watcher=
+}
+
+watch() {
+    turn=0
+    while sleep 1; do
+        turn=$((turn + 1))
+        set -- $(stat -f -c '%a %S' -- "$folder" 2>/dev/null)
+        if [ $# -eq 2 ] && [ $(($1 * $2)) -lt "$reserve" ]; then
+            say "scratch $(($1 * $2))"; give_up
+        fi
+        if [ $((turn % 3)) -eq 0 ]; then
+            case $(v domstate "$uuid" --reason 2>/dev/null) in
+            "paused (I/O error)"*) say "ioerror"; give_up ;;
+            "shut off"*|crashed*) say "stopped"; exit 0 ;;
+            esac
+        fi
+        if [ "$pending" = yes ] && [ $((turn % 10)) -eq 0 ]; then
+            thaw; [ "$pending" = no ] && say "late-thaw"
+        fi
+    done
+}
+
+give_up() {
+    end_job
+    wake
+    say "gave-up"
+    exit 0
+}
+
+freeze_guest() {
+    say "freezing"
+    within 10 guest-agent-timeout "$uuid" --timeout "$patience" >/dev/null 2>&1
+    (
+        trap 'kill "$nap" 2>/dev/null; exit 0' TERM
+        sleep "$budget" &
+        nap=$!
+        wait "$nap"
+        trap '' TERM
+        within $((patience + 5)) domfsthaw "$uuid"
+        exit 7
+    ) </dev/null >/dev/null 2>&1 &
+    timer=$!
+    errors=$(within $((patience * 2 + 5)) domfsfreeze "$uuid" 2>&1 >/dev/null)
+    if [ $? -eq 0 ]; then
+        frozen=yes pending=yes
+        now; say "froze $((up - began))0"
+        return
+    fi
+    reason=$(flat "$errors")
+    case $errors in
+    *"not connected"*|*"not configured"*|*"has been disabled"*|*"not found"*|*nsupported*) ;;
+    # It may still be queued in the agent's channel and run when the agent wakes up.
+    *) pending=yes; thaw ;;
+    esac
+    now; say "unfrozen $pending $reason"
+}
+
+thaw_after_cut() {
+    kill "$timer" 2>/dev/null
+    wait "$timer"
+    [ $? -eq 7 ] && early=yes
+    [ "$frozen" = yes ] || return
+    thaw; [ "$pending" = no ] || thaw
+    now
+    if [ "$pending" = yes ]; then say "unthawed $((up - began))0 $(flat "$errors")"
+    else say "thawed $((up - began))0 $early"; fi
+    # Back to libvirt's default, which is to wait for the agent without limit.
+    [ "$pending" = no ] && within 10 guest-agent-timeout "$uuid" --timeout -2 >/dev/null 2>&1
+}
+
+cut() {
+    next; backup=$line
+    next; record=$line
+    frozen=no early=no timer=
+    # A guest must not be frozen for as long as it takes another job to end.
+    jobs=$(v domjobinfo "$uuid" 2>&1)
+    case $jobs in
+    *"Job type:"*None*) ;;
+    *"Job type:"*) look; say "failed 0 busy $job"; return ;;
+    *) say "failed 1 $(flat "$jobs")"; return ;;
+    esac
+    now; began=$up
+    [ "$freeze" = yes ] && freeze_guest
+    say "cutting"
+    now; at=$up
+    if [ -n "$record" ]; then
+        errors=$(timeout -k 5 60 virsh -c "$uri" backup-begin "$uuid" /dev/fd/3 /dev/fd/4 \
+            2>&1 >/dev/null </dev/null 3<<BACKUP 4<<RECORD
+$backup
+BACKUP
+$record
+RECORD
+        )
+    else
+        errors=$(timeout -k 5 60 virsh -c "$uri" backup-begin "$uuid" /dev/fd/3 \
+            2>&1 >/dev/null </dev/null 3<<BACKUP
+$backup
+BACKUP
+        )
+    fi
+    status=$?
+    now
+    # Without libvirt's answer the job may still begin later.
+    case $status,$errors in
+    124,*|137,*|[1-9]*,*"nd of file"*|[1-9]*,*isconnected*|[1-9]*,*keepalive*) uncertain=yes ;;
+    esac
+    [ "$status" -eq 0 ] && say "cut $((up - at))0"
+    reason=$(flat "$errors")
+    [ -n "$timer" ] && thaw_after_cut
+    if [ "$status" -eq 0 ]; then
+        watch </dev/null 2>/dev/null &
+        watcher=$!
+        say ready
+    else
+        say "failed $status $reason"
+    fi
+}
+
+case $mode in
+clean)
+    undo "$@" && say clean
+    exit 0 ;;
+esac
+
+say "hello"
+while next; do
+    case $line in
+    cut) cut ;;
+    status) look; say "job $job $(flat "$(v domstate "$uuid" --reason 2>/dev/null)")" ;;
+    release)
+        stop_watching
+        if end_job; then rm -f -- "$@" 2>/dev/null; wake; say released
+        else say "stuck $(flat "$xml")"; fi ;;
+    keep) keep=yes; say kept ;;
+    rollback) undo "$@" && say clean; exit 0 ;;
+    done) exit 0 ;;
+    esac
+done
+undo "$@"
