@@ -115,13 +115,14 @@ class Sshd:
         program = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
         if program is None:
             raise RuntimeError("sshd is not installed")
-        self._server = subprocess.Popen(
-            [*self._launcher, program, "-D", "-e", "-f", str(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self.log_path.open("ab"),
-            start_new_session=True,
-        )
+        with self.log_path.open("ab") as log:
+            self._server = subprocess.Popen(
+                [*self._launcher, program, "-D", "-e", "-f", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
         self._await_port()
         return self
 

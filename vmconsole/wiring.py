@@ -101,7 +101,7 @@ class Wiring:
     def new_file(self, path: Path, size: int) -> FileTarget:
         from vmconsole.disks.sparse import SparseFile
 
-        return SparseFile.create(path, size)
+        return SparseFile(path, size)
 
     def scan_host_key(self, host: str) -> HostKey:
         from vmconsole.remote.hostkeys import scan_host_key, trusted_fingerprint
@@ -118,7 +118,8 @@ class Wiring:
         )
 
     def trust_host_key(self, key: HostKey, *, replace: bool) -> None:
-        from vmconsole.remote.hostkeys import HostKeyInfo, trust
+        from vmconsole.remote.hostkeys import trust
+        from vmconsole.remote.known_hosts import HostKeyInfo
 
         trust(self._ssh_settings(key.host), HostKeyInfo(key.type, key.fingerprint, key.line), replace=replace)
 
@@ -183,7 +184,6 @@ class Wiring:
         from vmconsole.state.store import StateStore
 
         folder = self.config.state_dir
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         store = StateStore.open(folder / "state.sqlite", self._clock, identity(), is_dead)
         self._closers.append(store.close)
         return store
@@ -220,19 +220,17 @@ class Wiring:
         from vmconsole.remote.ssh import SshSettings
 
         settings = self.config.host(name)
-        optional: dict[str, Any] = {
-            "port": settings.port,
-            "user": settings.user,
-            "config_file": settings.ssh_config,
-        }
         return SshSettings(
             name=name,
             address=settings.address,
-            identity_files=tuple(settings.identity_files),
+            user=settings.user or "",
+            port=settings.port or 0,
+            identity_files=settings.identity_files,
             known_hosts=settings.known_hosts or self.config.known_hosts,
             connect_timeout=settings.connect_timeout,
             command_timeout=settings.command_timeout,
-            **{key: value for key, value in optional.items() if value is not None},
+            config_file=settings.ssh_config or Path("~/.ssh/config"),
+            data_connections=settings.connections,
         )
 
     def _open_repository(self, name: str) -> Repository:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab.gate import collection_gate
+from lab.gate import check, collection_gate
 from lab.guest import Guest
 from lab.session import Lab
 
@@ -20,6 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """The session's lab; hosts and guests start when they are asked for."""
+    check()
     with Lab() as one:
         yield one
 

@@ -12,8 +12,13 @@ from typing import Any
 from lab.host import LibvirtHost
 
 from vmconsole.events import Event
+from vmconsole.hypervisors.libvirt.gather import gather
+from vmconsole.hypervisors.libvirt.plan import make_plan
+from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
-from vmconsole.interfaces import Cancel, Context
+from vmconsole.interfaces import Cancel, Context, Export, ExportOptions, ExportPlan
+from vmconsole.model.extent import Content
+from vmconsole.model.point import DiskPoint, Mode, RestorePoint
 from vmconsole.model.run import JournalEntry
 from vmconsole.remote.local import LocalMachine
 from vmconsole.remote.machine import Completed, Process, Stream
@@ -92,3 +97,84 @@ class Bench:
     @property
     def context(self) -> Context:
         return Context(self.run, self.events.append, self.cancel, self.journal, SystemClock())
+
+
+REPOSITORY = "0123456789abcdef" * 4
+
+
+@dataclass
+class Vault:
+    """Restore points as raw disks in memory: what an engine does, in the plainest way."""
+
+    points: list[RestorePoint] = field(default_factory=list)
+    disks: dict[tuple[str, str], bytes] = field(default_factory=dict)
+
+    def store(self, plan: ExportPlan, export: Export) -> RestorePoint:
+        """Read, release, keep, advance. Newest point first in `points`."""
+        read = self.read(plan, export)
+        export.release()
+        point = self.keep(plan, export, read)
+        export.advance()
+        return point
+
+    def read(self, plan: ExportPlan, export: Export) -> dict[str, bytes]:
+        found = {}
+        for disk in export.disks:
+            parent = self.disks.get((disk.plan.parent, disk.plan.id), b"")
+            if disk.plan.mode is Mode.INCREMENTAL:
+                assert parent, f"no parent {disk.plan.parent} for {disk.plan.id}"
+            content = bytearray(disk.plan.size)
+            extents = disk.extents()
+            for extent in extents:
+                if extent.content is Content.CLEAN:
+                    assert disk.plan.mode is Mode.INCREMENTAL
+                    assert extent.end <= len(parent)
+                    content[extent.offset : extent.end] = parent[extent.offset : extent.end]
+            position = 0
+            for extent in extents:
+                assert extent.offset == position
+                position = extent.end
+            assert position == disk.plan.size
+            for offset, piece in disk.read(item for item in extents if item.content is Content.DATA):
+                content[offset : offset + len(piece)] = piece
+            found[disk.plan.id] = bytes(content)
+        return found
+
+    def keep(self, plan: ExportPlan, export: Export, read: Mapping[str, bytes]) -> RestorePoint:
+        archive = f"point-{len(self.points)}"
+        disks = []
+        for disk in export.disks:
+            self.disks[archive, disk.plan.id] = read[disk.plan.id]
+            disks.append(
+                DiskPoint(
+                    id=disk.plan.id,
+                    path=f"disks/{disk.plan.id}.raw",
+                    size=disk.plan.size,
+                    format=disk.plan.format,
+                    mode=disk.plan.mode,
+                    reason=disk.plan.reason,
+                    source=disk.plan.source,
+                    bitmap=disk.bitmap,
+                    process=disk.process,
+                    bytes_dirty=disk.bytes_dirty,
+                )
+            )
+        point = RestorePoint(
+            archive=archive,
+            guest=plan.guest.name,
+            uuid=plan.guest.uuid,
+            host=plan.guest.host,
+            hypervisor="libvirt",
+            time=export.cut.time,
+            consistency=export.cut.consistency,
+            disks=tuple(disks),
+            facts=json.loads(json.dumps(dict(export.cut.facts))),
+        )
+        self.points.insert(0, point)
+        return point
+
+
+def make_plan_for(bench: Bench, uuid: str, vault: Vault, method: str = "auto", **options: Any) -> ExportPlan:
+    settings = LibvirtSettings(method=method, scratch_min_free=64 * 1024**2)
+    gathered = gather(bench.machine, settings, uuid)
+    return make_plan(gathered, bench.host.name, settings, REPOSITORY, vault.points, ExportOptions(**options))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +37,9 @@ def source(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simpl
         document = guest.virsh("dumpxml", "--inactive").encode()
         guest.poweroff()
         raws = {disk.id: guest.raw_copy(disk.id, folder / disk.id) for disk in DISKS}
-        yield SimpleNamespace(guest=guest, raws=raws, point=_point(guest), files={"config/libvirt.xml": document})
+        yield SimpleNamespace(
+            guest=guest, raws=raws, point=_point(guest), files={"config/libvirt.xml": document}
+        )
 
 
 def _point(guest: Guest) -> RestorePoint:
@@ -57,8 +59,7 @@ def bench(lab: Lab) -> Bench:
 
 @pytest.fixture
 def place(lab: Lab) -> Path:
-    folder = lab.folder(f"restored-{datetime.now(UTC).timestamp():f}")
-    return folder
+    return lab.folder(f"restored-{datetime.now(UTC).timestamp():f}")
 
 
 def fill(target, raws: dict[str, Path], disk: DiskPoint) -> None:
@@ -240,9 +241,7 @@ def test_storage_that_is_not_there_is_named(source, bench: Bench, storage: str, 
     assert bench.journal.count == 0
 
 
-def test_too_little_space_is_said_before_anything_is_made(
-    lab: Lab, source, bench: Bench
-) -> None:
+def test_too_little_space_is_said_before_anything_is_made(lab: Lab, source, bench: Bench) -> None:
     small = lab.folder("small")
     lab.host.tmpfs(small, 4)
 
@@ -286,11 +285,9 @@ def test_firmware_variables_come_back(lab: Lab, source, bench: Bench, place: Pat
         b"</os>",
         f"<loader readonly='yes' type='pflash'>{loader}</loader><nvram>/old/VARS.fd</nvram></os>".encode(),
     )
-    files["firmware/nvram"] = b"boot entries" * 1000
+    files["firmware/nvram.fd"] = b"boot entries" * 1000
 
-    target = create_guest(
-        bench.virsh, source.point, files, GuestRestore("uefi", str(place)), bench.context
-    )
+    target = create_guest(bench.virsh, source.point, files, GuestRestore("uefi", str(place)), bench.context)
     for disk in source.point.disks:
         fill(target, source.raws, disk)
     target.finish()
@@ -299,7 +296,7 @@ def test_firmware_variables_come_back(lab: Lab, source, bench: Bench, place: Pat
     try:
         path = guest.xml("--inactive").findtext("os/nvram")
         assert path == str(place / "uefi_VARS.fd")
-        assert Path(path).read_bytes() == files["firmware/nvram"]
+        assert Path(path).read_bytes() == files["firmware/nvram.fd"]
     finally:
         guest.remove()
 
@@ -312,7 +309,7 @@ def test_starting_without_the_network_is_refused_before_anything_is_made(
     card = b"<interface type='network'><source network='idle'/></interface></devices>"
     files = {"config/libvirt.xml": source.files["config/libvirt.xml"].replace(b"</devices>", card)}
     try:
-        with pytest.raises(RestoreFailed, match="'idle'.* is not active"):
+        with pytest.raises(RestoreFailed, match=r"'idle'.* is not active"):
             create_guest(
                 bench.virsh, source.point, files, GuestRestore("net", str(place), start=True), bench.context
             )

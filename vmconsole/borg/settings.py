@@ -47,17 +47,22 @@ class BorgSettings:
 
     def __post_init__(self) -> None:
         if self.encryption not in ENCRYPTIONS:
-            raise self._wrong(f"encryption {self.encryption!r}", f"Use one of {', '.join(sorted(ENCRYPTIONS))}.")
+            raise self._wrong(
+                f"encryption {self.encryption!r}", f"Use one of {', '.join(sorted(ENCRYPTIONS))}."
+            )
         if not MIN_CHUNK <= self.chunk_size <= MAX_CHUNK or self.chunk_size % 512:
             raise self._wrong(
-                f"chunk size {self.chunk_size}", "Use a multiple of 512 between 4 KiB and 16 MiB; 1 MiB is good."
+                f"chunk size {self.chunk_size}",
+                "Use a multiple of 512 between 4 KiB and 16 MiB; 1 MiB is good.",
             )
         if "::" in self.location or any(character in self.location for character in "{}\n\0"):
             raise self._wrong(f"location {self.location!r}", "`::`, `{` and `}` mean something else to Borg.")
         if self.is_remote and not _SSH_LOCATION.fullmatch(self.location):
             raise self._wrong(f"location {self.location!r}", "Write it as ssh://user@host:port/path.")
         if not self.is_remote and not self.path.is_absolute():
-            raise self._wrong(f"location {self.location!r}", "Write an absolute path, or ssh://user@host:port/path.")
+            raise self._wrong(
+                f"location {self.location!r}", "Write an absolute path, or ssh://user@host:port/path."
+            )
 
     def _wrong(self, what: str, hint: str) -> ConfigError:
         return ConfigError(f"Repository {self.name}: {what} cannot be used.", hint=hint, subject=self.name)
@@ -82,7 +87,7 @@ class BorgSettings:
 
     @property
     def remote_shell(self) -> str:
-        """What reaches the other machine: as configured, else as BORG_RSH says, else ssh without questions."""
+        """What reaches the other machine: as configured, else BORG_RSH, else ssh without questions."""
         return self.rsh or os.environ.get("BORG_RSH") or DEFAULT_RSH
 
     @property

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from vmconsole.cli.format import duration, size, visible
+from vmconsole.cli.describe import describe, describe_stored
+from vmconsole.cli.format import visible, visible_lines
 from vmconsole.cli.progress import Progress
 from vmconsole.errors import VmconsoleError
 from vmconsole.events import (
@@ -22,7 +22,6 @@ from vmconsole.events import (
     Event,
     EventSink,
     GuestFailed,
-    GuestPlanned,
     PointMade,
     Restored,
     Waiting,
@@ -78,9 +77,9 @@ class Output:
         if self.json:
             print(json.dumps(error.as_json(), ensure_ascii=False))
         with self._lock:
-            self._err.print(Text("✗ " + visible(error.message), style="bold red"))
+            self._err.print(Text("✗ " + visible_lines(error.message), style="bold red"))
             if error.hint:
-                self._err.print(Text("  → " + visible(error.hint)))
+                self._err.print(Text("  → " + visible_lines(error.hint)))
 
     def ask(self, question: str) -> bool:
         """Yes or no, from a terminal; False without one."""
@@ -118,7 +117,7 @@ class Output:
         if self.json:
             print(json.dumps(document, ensure_ascii=False), flush=True)
         elif text := describe_stored(document):
-            self._out.print(Text(visible(text)))
+            self._out.print(Text(text))
 
     def _json_line(self, event: Event) -> None:
         with self._lock:
@@ -137,51 +136,7 @@ class Output:
                 progress.follow(event)
             text = describe(event)
             if text:
-                self._err.print(escape(visible(text)), style=_event_style(event), markup=True)
-
-
-def describe(event: Event) -> str:
-    """An event as a line, or nothing."""
-    if isinstance(event, GuestPlanned):
-        why = f" ({event.reason})" if event.reason else ""
-        return (
-            f"▶ {event.guest} on {event.host}: {event.mode}{why}, about {size(event.bytes_expected)} to read"
-        )
-    if isinstance(event, PointMade):
-        return (
-            f"✓ {event.guest}: {event.archive}, {event.mode}, {event.consistency} consistent, "
-            f"read {size(event.bytes_read)}, stored {size(event.bytes_stored)}, {duration(event.seconds)}"
-        )
-    if isinstance(event, GuestFailed):
-        return f"✗ {event.guest}: {event.message}" + (f"\n  → {event.hint}" if event.hint else "")
-    if isinstance(event, Warned):
-        return f"! {event.subject}: {event.message}" + (f"\n  → {event.hint}" if event.hint else "")
-    if isinstance(event, Waiting):
-        return f"… waiting for {event.subject}: {event.reason}"
-    if isinstance(event, Restored):
-        return f"✓ {event.archive} → {event.target}, {size(event.bytes_written)}, {duration(event.seconds)}"
-    return ""
-
-
-def describe_stored(document: dict[str, Any]) -> str:
-    """A stored event as a line of `runs RUN`."""
-    known = {kind.kind: kind for kind in (GuestPlanned, PointMade, GuestFailed, Warned, Waiting, Restored)}
-    kind = str(document.get("event", ""))
-    values = {key: value for key, value in document.items() if key != "event"}
-    if kind in known:
-        try:
-            return describe(known[kind](**values))
-        except TypeError:
-            return json.dumps(document, ensure_ascii=False)
-    steps: dict[str, Callable[[], str]] = {
-        "step_finished": lambda: f"  {values['guest']}: {values['step']} {values['seconds']:.2f} s",
-        "run_started": lambda: f"{values['what']} {values['subject']}",
-        "run_finished": lambda: f"{values['state']} after {duration(values['seconds'])}",
-    }
-    try:
-        return steps[kind]() if kind in steps else ""
-    except (KeyError, TypeError, ValueError):
-        return json.dumps(document, ensure_ascii=False)
+                self._err.print(Text(text, style=_event_style(event)))
 
 
 def _event_style(event: Event) -> str:

@@ -62,7 +62,7 @@ class ConfigEditor:
                 hint="Choose another name, or remove the other one first.",
                 subject=name,
             )
-        given = {key: value for key, value in values.items() if value is not None}
+        given = {key: _plain(value) for key, value in values.items() if value is not None}
         wanted = copy.deepcopy(self._expected)
         wanted.setdefault(section, {})[name] = given
         self._change(wanted, lambda text: _append_table(text, (section, name), given))
@@ -86,11 +86,12 @@ class ConfigEditor:
         assert section in SECTIONS
         self._must_have(section, name)
         wanted = copy.deepcopy(self._expected)
-        _apply(wanted[section][name], changes)
+        plain = {key: _plain(value) for key, value in changes.items()}
+        _apply(wanted[section][name], plain)
 
         def edit(text: str) -> str:
             document = tomlkit.parse(text)
-            _apply(_table(document, (section, name)), changes)
+            _apply(_table(document, (section, name)), {k: _inline(v) for k, v in plain.items()})
             return tomlkit.dumps(document)
 
         self._change(wanted, edit)
@@ -141,7 +142,7 @@ class ConfigEditor:
         tomlkit has lost or moved keys in unusual layouts; such a file is for a person to edit.
         """
         try:
-            text = edit(self._text)
+            text = _keep_line_ends(self._text, edit(self._text))
             done = tomllib.loads(text.replace("\r\n", "\n"))
         except (TOMLKitError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, AttributeError):
             done = None
@@ -154,26 +155,39 @@ class ConfigEditor:
         self._text, self._expected = text, done
 
 
+def _keep_line_ends(before: str, after: str) -> str:
+    """tomlkit writes line feeds; a file that had none but Windows' line ends keeps those."""
+    if "\r\n" not in before or "\n" in before.replace("\r\n", ""):
+        return after
+    return after.replace("\r\n", "\n").replace("\n", "\r\n")
+
+
 def _append_table(text: str, where: tuple[str, str], values: Mapping[str, Any]) -> str:
     """Write the new table at the end, where it cannot disturb what is there."""
     lines = [f"[{dotted(where)}]"]
     for key, value in values.items():
         lines.append(f"{dotted((key,))} = {tomlkit.item(_inline(value)).as_string()}")
-    newline = "\r\n" if "\r\n" in text else "\n"
     before = text.rstrip()
-    return (before + newline * 2 if before else "") + newline.join(lines) + newline
+    return (before + "\n\n" if before else "") + "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """What tomllib would read back."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _inline(value: Any) -> Any:
-    """Tables as { … }, tuples as lists: what a person would write."""
-    if isinstance(value, Mapping):
+    """Tables as { … }, which is what a person would write."""
+    if isinstance(value, dict):
         table = tomlkit.inline_table()
         for key, item in value.items():
             table.append(key, _inline(item))
         return table
-    if isinstance(value, (list, tuple)):
-        return [_inline(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return [_inline(item) for item in value] if isinstance(value, list) else value
 
 
 def _table(document: Any, path: tuple[str, ...]) -> Any:
@@ -190,7 +204,7 @@ def _apply(table: Any, changes: Mapping[str, Any]) -> None:
             if key in table:
                 del table[key]
         else:
-            table[key] = _inline(value)
+            table[key] = value
 
 
 def _without_empty(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _read(path: Path, subject: str, *, private: bool) -> bytes:
             else f"Look at its owner and mode: ls -l {shlex.quote(str(path))}",
             subject=subject,
         ) from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(
@@ -89,7 +89,10 @@ def _read(path: Path, subject: str, *, private: bool) -> bytes:
             )
         if private:
             _check_private(path, status, subject)
-        content = file.read(_MAX_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(_MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > _MAX_BYTES:
         raise ConfigError(
             f"The passphrase file {path} of repository {subject} is larger than 64 KiB.",

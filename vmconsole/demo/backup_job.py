@@ -66,9 +66,7 @@ def parse_request(guest: Guest, backup_text: str, checkpoint_text: str) -> Reque
     name = (record.findtext("name") or "").strip() or str(int(time.time()))
     if name in guest.checkpoints:
         raise Refused(f"operation failed: domain moment {name} already exists")
-    tracked = [
-        item.get("name", "") for item in record.iterfind("disks/disk") if item.get("checkpoint") == "bitmap"
-    ]
+    tracked = _tracked(record)
     for target in tracked:
         found = guest.disk(target)
         if found is None:
@@ -81,7 +79,22 @@ def parse_request(guest: Guest, backup_text: str, checkpoint_text: str) -> Reque
             raise Refused(
                 f"internal error: unable to execute QEMU command 'transaction': Bitmap already exists: {name}"
             )
-    return Request(server.get("socket", ""), base, disks, name, tuple(tracked))
+    return Request(server.get("socket", ""), base, disks, name, tracked)
+
+
+def parse_checkpoint(text: str) -> Checkpoint:
+    """A `<domaincheckpoint>` to be redefined. Raises Refused."""
+    record = _parse(text, "domaincheckpoint")
+    name, created = record.findtext("name", "").strip(), record.findtext("creationTime", "").strip()
+    if not name or not created.isdecimal():
+        raise Refused("internal error: missing creationTime from existing checkpoint")
+    return Checkpoint(name, int(created), _tracked(record))
+
+
+def _tracked(record: Element) -> tuple[str, ...]:
+    return tuple(
+        item.get("name", "") for item in record.iterfind("disks/disk") if item.get("checkpoint") == "bitmap"
+    )
 
 
 def _job_disks(guest: Guest, backup: Element, base: str) -> list[JobDisk]:

@@ -80,6 +80,10 @@ class VirtualDisk:
             for map_ in (self.allocated, *self.bitmaps.values()):
                 map_.extend(bytes(granules(size) - len(map_)))
 
+    @property
+    def allocated_bytes(self) -> int:
+        return self.allocated.count(1) * GRANULE
+
     def dirty_bytes(self, bitmap: str) -> int:
         with self.lock:
             return self.bitmaps[bitmap].count(1) * GRANULE

@@ -67,13 +67,14 @@ _COMMANDS = {
         "domjobinfo": "domain --completed --keep-completed --anystats --rawstats",
         "domname": "domain",
         "domstate": "domain --reason",
-        "domstats": "domain? --raw --nowait --state --cpu-total --balloon --vcpu --interface --block --backing",
+        "domstats": "domain? --raw --nowait --state --cpu-total --balloon --vcpu --interface --block "
+        "--backing",
         "domuuid": "domain",
         "dumpxml": "domain --inactive --security-info --migratable",
         "guest-agent-timeout": "domain timeout?",
         "hostname": "",
-        "list": "--all --inactive --uuid --name --title --state-running --state-paused --state-shutoff --state-other "
-        "--id --persistent --transient",
+        "list": "--all --inactive --uuid --name --title --state-running --state-paused "
+        "--state-shutoff --state-other --id --persistent --transient",
         "net-list": "--all --name --uuid --inactive",
         "nodeinfo": "",
         "nwfilter-list": "",

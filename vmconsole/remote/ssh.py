@@ -23,6 +23,7 @@ __all__ = ["SshMachine", "SshSettings"]
 _SESSIONS = 8
 """Programs at once on one connection; sshd's MaxSessions is 10 unless configured."""
 _CONNECTIONS = 8
+_ATTEMPTS = 3
 _MAX_COMMAND = 128 * 1024 - 64
 """The login shell gets the command as one argument; Linux ends those at 128 KiB (MAX_ARG_STRLEN)."""
 
@@ -38,7 +39,7 @@ class SshMachine:
         self._settings = settings
         self._hop: Hop | None = None
         self._commands = LinkPool(self._connect, share=_SESSIONS, limit=_CONNECTIONS)
-        self._data = LinkPool(self._connect, share=1, limit=max(1, settings.data_connections))
+        self._data = LinkPool(self._connect_for_data, share=1, limit=max(1, settings.data_connections))
         self._forwarding_refused = False
 
     @property
@@ -127,8 +128,9 @@ class SshMachine:
         return process
 
     def _session(self) -> tuple[Link, LinkChannel]:
-        """A channel for a program. A connection that turns out dead, or full, is replaced once."""
-        for last in (False, True):
+        """A channel for a program. A connection that is dead, or full, is replaced: nothing was sent yet."""
+        for attempt in range(_ATTEMPTS):
+            last = attempt == _ATTEMPTS - 1
             link = self._commands.acquire()
             try:
                 return link, link.open("session", [], self._settings.command_timeout)
@@ -152,7 +154,8 @@ class SshMachine:
 
     def _forward(self, path: str) -> Stream | None:
         """Through sshd's own forwarding; None when it will not, for whatever reason."""
-        for last in (False, True):
+        for attempt in range(_ATTEMPTS):
+            last = attempt == _ATTEMPTS - 1
             link = self._data.acquire()
             try:
                 channel = link.open(
@@ -205,12 +208,15 @@ class SshMachine:
         if word != "ok":
             process.close()
             raise socket_error(word, path, self.name)
-        return SshStream(link, channel, release, path)
+        return SshStream(link, channel, release, path, relayed=True)
 
     def _connect(self) -> Link:
         if self._hop is None:
             self._hop = resolve(self._settings)
-        link = connect(self._settings, self._hop)
+        return connect(self._settings, self._hop)
+
+    def _connect_for_data(self) -> Link:
+        link = self._connect()
         link.stay_prompt(self._settings.connect_timeout)
         return link
 

@@ -47,6 +47,7 @@ def authenticate(
             ) from error
         except paramiko.AuthenticationException:
             if not transport.is_active():
+                notes.unusable.append("It hung up before we could offer every key (MaxAuthTries)")
                 raise _refused(hop, machine, notes) from None
             continue
         if not more:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 import subprocess
@@ -43,7 +42,6 @@ class Link:
         self.transport = transport
         self.machine = machine
         self.users = 0
-        self.capacity = 0
         self._below = below
         self._idle: LinkChannel | None = None
 
@@ -91,10 +89,8 @@ class Link:
                 _end(lower)
 
     def _why(self) -> str:
-        error = self.transport.saved_exception
-        if isinstance(error, OSError) and error.errno == errno.ETIMEDOUT:
-            return f": {error.strerror}"
-        return ""
+        watched = self.transport.sock
+        return f": no answer for {watched.patience:g} s" if watched.silent else ""
 
 
 def connect(settings: SshSettings, hop: Hop) -> Link:
@@ -104,9 +100,7 @@ def connect(settings: SshSettings, hop: Hop) -> Link:
         transport = link.transport
         transport.auth_timeout = max(_AUTH_TIMEOUT, settings.connect_timeout)
         authenticate(transport, hop, settings.name, settings.identity_files, use_agent=settings.use_agent)
-        watched = transport.sock
-        assert isinstance(watched, WatchedSocket)
-        watched.watch(transport.ask_alive)
+        transport.sock.watch(transport.ask_alive)
     except HostUnreachable:
         link.close()
         raise

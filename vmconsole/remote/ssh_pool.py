@@ -46,9 +46,9 @@ class LinkPool:
             link.users -= 1
 
     def full(self, link: Link) -> None:
-        """The server would not open another session on it: take no more than now."""
+        """The server would not open another session on it: load every connection less."""
         with self._lock:
-            link.capacity = max(1, link.users)
+            self._share = max(1, min(self._share, link.users))
 
     def close(self) -> None:
         with self._lock:
@@ -65,7 +65,7 @@ class LinkPool:
             dead = [link for link in self._links if not link.alive]
             self._links = [link for link in self._links if link.alive]
             best = min(self._links, key=lambda link: link.users, default=None)
-            if best is not None and (best.users < best.capacity or len(self._links) >= self._limit):
+            if best is not None and (best.users < self._share or len(self._links) >= self._limit):
                 best.users += 1
             else:
                 best = None
@@ -83,7 +83,6 @@ class LinkPool:
         finally:
             self._attempt += 1
         with self._lock:
-            link.capacity = self._share
             link.users = 1
             closed = self._closed
             if not closed:

@@ -37,6 +37,7 @@ class SshProcess:
         self._release: Callable[[], None] | None = release
         self._out = bytearray()
         self._err = bytearray()
+        self._seen_end = False
 
     @property
     def stderr(self) -> bytes:
@@ -159,12 +160,12 @@ class SshProcess:
         channel = self._channel
 
         def news() -> bool:
-            return bool(channel.out or channel.err or channel.closed) or (
-                channel.out.at_end() and channel.err.at_end() and channel.exit_status_ready()
-            )
+            ended = channel.exit_status_ready() and not self._seen_end
+            return bool(channel.out or channel.err or channel.closed or ended)
 
         with channel.changed:
             channel.changed.wait_for(news, timeout)
+        self._seen_end = channel.exit_status_ready()
         while channel.recv_ready() and len(self._out) <= MAX_OUTPUT:
             self._out += channel.recv(_PIECE)
         while channel.recv_stderr_ready():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -28,26 +27,29 @@ class RawSocket(Protocol):
 class WatchedSocket:
     """What paramiko's transport reads from and writes to.
 
-    The transport polls it with a short time limit, so that recv() gets control several times a
-    second also when nothing arrives. Quiet is the time since anything came in, or since a blocked
-    write could go on. After a third of `patience` of it a question is sent that the server has to
-    answer (watch()); after all of it recv() and send() fail, so the transport ends and every channel
-    with it.
+    The transport polls it with a short time limit, so recv() gets control several times a second
+    also when nothing arrives. Quiet is how long those polls waited in vain: time in which our own
+    process was stopped or busy does not count. After a third of `patience` a question is asked that
+    the server has to answer (see watch()); after all of it recv() fails, so the transport ends and
+    every channel with it. send() fails after being blocked that long.
     """
 
     def __init__(self, raw: RawSocket, patience: float) -> None:
+        self.patience = patience
+        self.silent = False
+        """It was given up because nothing came."""
         self._raw = raw
-        self._patience = patience
         self._pending = memoryview(b"")
-        self._heard = time.monotonic()
+        self._poll = 0.0
+        self._quiet = 0.0
+        self._blocked = 0.0
         self._asked = False
-        self._write_blocked = False
         self._ask: Callable[[], None] | None = None
         self._closed = False  # paramiko looks at this name, as at a real socket's
 
     def watch(self, ask: Callable[[], None]) -> None:
         """Begin to watch. ask is called in the thread that reads."""
-        self._heard = time.monotonic()
+        self._quiet = self._blocked = 0.0
         self._ask = ask
 
     def recv(self, size: int) -> bytes:
@@ -56,10 +58,12 @@ class WatchedSocket:
         if not self._pending:
             try:
                 self._pending = memoryview(self._raw.recv(max(size, _BUFFER)))
-            except TimeoutError:
-                self._mind_the_quiet(may_ask=True)
+            except TimeoutError as error:
+                self._quiet += self._poll
+                self._judge(error, self._quiet)
+                self._ask_if_quiet()
                 raise
-            self._heard = time.monotonic()
+            self._quiet = self._blocked = 0.0
             self._asked = False
         piece = bytes(self._pending[:size])
         self._pending = self._pending[size:]
@@ -68,31 +72,34 @@ class WatchedSocket:
     def send(self, data: bytes) -> int:
         try:
             sent = self._raw.send(data)
-        except TimeoutError:
-            self._write_blocked = True
-            self._mind_the_quiet(may_ask=False)
+        except TimeoutError as error:
+            self._blocked += self._poll
+            self._judge(error, self._blocked)
             raise
-        if self._write_blocked:
-            self._write_blocked = False
-            self._heard = time.monotonic()
+        self._blocked = 0.0
         return sent
 
     def settimeout(self, seconds: float | None) -> None:
+        self._poll = seconds or 0.0
         self._raw.settimeout(seconds)
 
     def close(self) -> None:
         self._closed = True
         self._raw.close()
 
-    def _mind_the_quiet(self, *, may_ask: bool) -> None:
-        if self._ask is None:
-            return
-        quiet = time.monotonic() - self._heard
-        if quiet > self._patience:
-            raise OSError(errno.ETIMEDOUT, f"no answer for {self._patience:g} s")
-        if may_ask and not self._asked and quiet > self._patience / 3:
+    def _ask_if_quiet(self) -> None:
+        if self._ask is not None and not self._asked and self._quiet > self.patience / 3:
             self._asked = True
             self._ask()
+
+    def _judge(self, timeout: TimeoutError, waited: float) -> None:
+        by_kernel = timeout.errno == errno.ETIMEDOUT  # else it is the end of one poll
+        if by_kernel or (self._ask is not None and waited > self.patience):
+            self.silent = True
+            # Not ETIMEDOUT: that is a TimeoutError, after which paramiko would just poll on.
+            raise ConnectionAbortedError(
+                errno.ECONNABORTED, f"no answer for {self.patience:g} s"
+            ) from timeout
 
 
 def tune(connection: socket.socket, patience: float) -> None:

@@ -13,14 +13,27 @@ from vmconsole.remote.ssh_link import Link
 from vmconsole.remote.ssh_process import send_all
 from vmconsole.remote.ssh_transport import LinkChannel
 
+_STATUS_TIMEOUT = 2.0
+"""Seconds for the exit status to follow the end of the output."""
+
 
 class SshStream:
     """A Stream over a channel. release: called once, when it is closed.
 
     The end of the stream is what the peer's end-of-file says; a channel that closes without one was cut.
+    relayed: a program on the host connects us, whose exit status counts too.
     """
 
-    def __init__(self, link: Link, channel: LinkChannel, release: Callable[[], None], path: str) -> None:
+    def __init__(
+        self,
+        link: Link,
+        channel: LinkChannel,
+        release: Callable[[], None],
+        path: str,
+        *,
+        relayed: bool = False,
+    ) -> None:
+        self._relayed = relayed
         self._link = link
         self._channel = channel
         self._release: Callable[[], None] | None = release
@@ -59,7 +72,11 @@ class SshStream:
         """Raise unless the end is a proper one."""
         if not self._channel.eof_received:
             raise self._link.lost(f"reading from {printable(self._path)}")
-        if self._channel.exit_status > 0:
+        if (
+            self._relayed
+            and self._channel.status_event.wait(_STATUS_TIMEOUT)
+            and self._channel.exit_status > 0
+        ):
             said = complaint(self._channel.recv_stderr(4096)) if self._channel.recv_stderr_ready() else ""
             raise HostError(
                 f"The socket {printable(self._path)} on {self._link.machine} gave up"

@@ -144,6 +144,8 @@ class LinkChannel(Channel):
 class LinkTransport(paramiko.Transport):
     """host_keys: types of known_hosts to prefer in the negotiation."""
 
+    sock: WatchedSocket  # type: ignore[assignment] # what we gave it; documented as "any object with …"
+
     _channel_handler_table = {  # noqa: RUF012 - the name and shape are paramiko's
         **paramiko.Transport._channel_handler_table,
         MSG_CHANNEL_REQUEST: LinkChannel._handle_request,

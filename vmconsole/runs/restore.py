@@ -29,9 +29,9 @@ class Sink(Protocol):
 
 
 class FileTarget(Sink, Protocol):
-    """A new local file. commit() makes it durable under its name; abort() leaves nothing."""
+    """A new local file. close() makes it durable; abort() leaves nothing."""
 
-    def commit(self) -> None: ...
+    def close(self) -> None: ...
 
     def abort(self) -> None: ...
 
@@ -88,7 +88,7 @@ def restore_files(
             target = create(place, disk.size)
             try:
                 written = copy_out(point.guest, disk, source, target, context)
-                target.commit()
+                target.close()
             except BaseException:
                 target.abort()
                 raise

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from vmconsole.errors import ConfigError, ToolMissing, VmconsoleError
 
 BUSY_SECONDS = 15.0
+_MIGRATION_LOCK = 0x766D636F6E  # any number that nobody else uses
 _POOL: dict[str, Any] = {"pool_size": 4, "max_overflow": 60, "pool_timeout": 30}
 
 
@@ -38,10 +39,6 @@ class Database:
             _set_up_sqlite(self._durable, "FULL")
         else:
             self._engine = self._durable = create_engine(url, **_POOL)
-
-    @property
-    def engine(self) -> Engine:
-        return self._engine
 
     def prepare(self) -> None:
         """Make the file, for our eyes only, when it is not there yet."""
@@ -67,6 +64,15 @@ class Database:
     def writing_durably(self) -> Iterator[Connection]:
         """A transaction that is on the disk, with all before it, when the block ends."""
         with self.errors(), self._durable.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def changing_tables(self) -> Iterator[Connection]:
+        """A transaction that no other process has at the same time."""
+        with self.writing() as connection:
+            if connection.dialect.name == "postgresql":
+                # SQLite's transactions are exclusive as they are
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             yield connection
 
     def close(self) -> None:
@@ -135,6 +141,12 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def _translate(error: Exception, place: str, path: Path | None) -> VmconsoleError:
+    if isinstance(error, IntegrityError):
+        return VmconsoleError(
+            f"The state database {place} refuses a record: {error.orig}.",
+            hint="This is a mistake in vmconsole; please report it.",
+            subject=place,
+        )
     if path is None:
         cause = error.orig if isinstance(error, DBAPIError) else error
         return VmconsoleError(
@@ -146,10 +158,10 @@ def _translate(error: Exception, place: str, path: Path | None) -> VmconsoleErro
         return VmconsoleError(
             f"The state database {path} cannot be opened: {error.strerror}.", hint=_look(path), subject=place
         )
-    text = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    reason = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return _damaged(path, text, place)
+        return _damaged(path, reason, place)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or isinstance(error, PoolTimeout):
         return VmconsoleError(
             f"The state database {path} stayed locked by another process for {BUSY_SECONDS:.0f} s.",
@@ -164,12 +176,12 @@ def _translate(error: Exception, place: str, path: Path | None) -> VmconsoleErro
         )
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
         return VmconsoleError(
-            f"The state database {path} cannot be written: {text}.", hint=_look(path), subject=place
+            f"The state database {path} cannot be written: {reason}.", hint=_look(path), subject=place
         )
-    if "no such table" in text or "no such column" in text:
-        return _damaged(path, text, place)
+    if "no such table" in reason or "no such column" in reason:
+        return _damaged(path, reason, place)
     return VmconsoleError(
-        f"The state database {path} does not work: {text}.", hint=_look(path), subject=place
+        f"The state database {path} does not work: {reason}.", hint=_look(path), subject=place
     )
 
 
@@ -177,12 +189,12 @@ def _look(path: Path) -> str:
     return f"Look at owner, mode and free space: ls -la {shlex.quote(str(path.parent))}"
 
 
-def _damaged(path: Path, text: str, place: str) -> VmconsoleError:
+def _damaged(path: Path, reason: str, place: str) -> VmconsoleError:
     away = shlex.quote(str(path.parent / "damaged"))
     pattern = shlex.quote(str(path)) + "*"
     return VmconsoleError(
-        f"The state database {path} is damaged: {text}.",
-        hint=f"Move it away: mkdir {away} && mv {pattern} {away}/ — a new one is made by itself. The history "
-        "of runs is lost, restore points are not. Then look for leftovers on the hosts: vmconsole doctor",
+        f"The state database {path} is damaged: {reason}.",
+        hint=f"Move it away: mkdir -p {away} && mv {pattern} {away}/ — a new one is made by itself. "
+        "The history of runs is lost, restore points are not. Then look for leftovers: vmconsole doctor",
         subject=place,
     )

@@ -12,7 +12,6 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    Engine,
     ForeignKey,
     Index,
     Integer,
@@ -26,10 +25,13 @@ from sqlalchemy import (
 )
 
 from vmconsole.errors import VmconsoleError
+from vmconsole.state.engine import Database
 
 Step = Callable[[Connection], None]
 
-_version = Table("schema_version", MetaData(), Column("version", Integer, primary_key=True))
+_version = Table(
+    "schema_version", MetaData(), Column("version", Integer, primary_key=True, autoincrement=False)
+)
 
 
 def _first_tables(connection: Connection) -> None:
@@ -102,24 +104,25 @@ def _first_tables(connection: Connection) -> None:
 STEPS: tuple[Step, ...] = (_first_tables,)
 
 
-def migrate(engine: Engine, place: str, steps: Sequence[Step] = STEPS) -> int:
-    """Bring the database to the newest version and return it. place: for messages.
+def migrate(database: Database, steps: Sequence[Step] = STEPS) -> int:
+    """Bring the database to the newest version and return it.
 
-    Transactions of the engine must be exclusive from their start, so that of several processes
-    one runs a step and the others find it done. Raises VmconsoleError when the database is newer.
+    Of several processes at it, one runs a step and the others find it done. Raises VmconsoleError
+    when the database is newer than the steps.
     """
     while True:
-        with engine.begin() as connection:
+        with database.changing_tables() as connection:
             _version.create(connection, checkfirst=True)
-            version = connection.execute(select(_version.c.version).with_for_update()).scalar()
+            version = connection.execute(select(_version.c.version)).scalar()
             if version is None:
                 connection.execute(insert(_version).values(version=0))
                 version = 0
             if version > len(steps):
                 raise VmconsoleError(
-                    f"The state database {place} is of version {version}, this vmconsole knows {len(steps)}.",
-                    hint="Use the newer vmconsole that made it, or set another state_dir in the configuration.",
-                    subject=place,
+                    f"The state database {database.place} is of version {version}, "
+                    f"this vmconsole knows {len(steps)}.",
+                    hint="Use the newer vmconsole that made it, or configure another state_dir.",
+                    subject=database.place,
                 )
             if version == len(steps):
                 return version

@@ -69,8 +69,7 @@ class StateStore:
         database = open_database(path_or_url)
         try:
             database.prepare()
-            with database.errors():
-                migrate(database.engine, database.place)
+            migrate(database)
         except BaseException:
             database.close()
             raise

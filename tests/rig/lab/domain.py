@@ -11,6 +11,20 @@ MIB = 1024 * 1024
 RING_BYTES = 4 * MIB
 """The last bytes of every disk belong to the lockstep writer; file systems end before them."""
 
+HOSTILE_NAMES = (
+    "a\"b' & <c> [red]d",
+    "$(id)`id`;id|id\\",
+    "--help",
+    "7",
+    " tab\tand spaces ",
+    "del\x7f next\x85 line\u2028 rtl\u202e",
+    "d8f6a6f0-0000-4000-8000-000000000001",
+    "x" * 247,
+)
+"""Guest names that libvirt 9.0 takes. It refuses the empty name, `/`, newlines, other control characters
+below U+0020 than the tab, `.` and `..`, and more than 247 bytes (its own file is NAME.xml.new). A name of
+20 letters with two bytes each does not start: the path of the agent's socket gets too long."""
+
 
 @dataclass(frozen=True, slots=True)
 class DiskSpec:

@@ -197,6 +197,8 @@ class Guest:
         """Change what answers on the agent channel: real, none, hang, wake, or
         fake freeze=hang|error freeze-delay=S thaw=hang|error|silent thaw-delay=S freeze-real=0."""
         self.sh(f"lab-agent {' '.join(words)} >/dev/null 2>&1")
+        if words[0] in {"real", "fake", "wake"}:
+            wait_for(self.agent_answers, f"the agent of {self.name}", 60)
 
     def agent_hang(self) -> None:
         """Stop the agent's process: the channel stays connected, nothing answers."""

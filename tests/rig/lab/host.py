@@ -3,7 +3,8 @@
 It has its own mount, process and host-name namespaces: own /etc/libvirt, /var/lib/libvirt, /run/libvirt,
 /var/log/libvirt and /var/cache/libvirt, own libvirtd, virtlogd and QEMU processes, own host name. So it
 never meets the machine's own libvirt or another session's, and when its first process ends, however the
-session ended, the kernel ends all the others and drops all its mounts. Network and /tmp are shared.
+session ended, the kernel ends all the others and drops all its mounts. Of the rest, /tmp, /run and the
+accounts are its own too; the network and all other folders are shared with this machine.
 
 Everything that the host does must be started inside: `run` and `virsh` do so, and an sshd started with
 `enter` in front gives logins that see this host and no other.
@@ -19,6 +20,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.accounts import write_accounts
 from lab.waiting import wait_for
 
 SETUP = Path(__file__).parent / "host.sh"
@@ -103,9 +105,9 @@ class LibvirtHost:
         return done
 
     def virsh(self, *args: str, check: bool = True, timeout: float = 60.0, stdin: str = "") -> str:
-        """Output of `virsh ARGS` on this host, without the surrounding white space."""
+        """Output of `virsh ARGS` on this host, without the empty lines around it."""
         argv = ["virsh", "-q", "-c", "qemu:///system", *args]
-        return self.run(argv, check=check, timeout=timeout, stdin=stdin).stdout.strip()
+        return self.run(argv, check=check, timeout=timeout, stdin=stdin).stdout.strip("\n")
 
     def domains(self) -> dict[str, str]:
         """UUID -> name of all guests of the host."""
@@ -163,6 +165,7 @@ class LibvirtHost:
     def _write_configuration(self) -> None:
         for name in ("etc", "varlib", "run", "varlog", "varcache"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
+        write_accounts(self.root / "accounts")
         shutil.copytree("/etc/libvirt", self.root / "etc", dirs_exist_ok=True, ignore=_machines_own)
         (self.root / "etc/libvirtd.conf").write_text(
             f'host_uuid = "{uuid.uuid4()}"\n'

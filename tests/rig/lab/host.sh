@@ -5,7 +5,12 @@
 set -eu
 root=$1 name=$2
 mount --make-rprivate /
-mkdir -p /run/libvirt /run/sshd
+# As on a machine of its own; what is left in these is somebody's omission.
+mount -t tmpfs -o mode=0755 lab /run
+mkdir -p /run/libvirt /run/sshd /run/lock
+case $root in /tmp/*) ;; *) mount -t tmpfs -o mode=1777 lab /tmp ;; esac
+
+for file in passwd group shadow; do mount --bind "$root/accounts/$file" "/etc/$file"; done
 for pair in etc:/etc/libvirt varlib:/var/lib/libvirt run:/run/libvirt varlog:/var/log/libvirt varcache:/var/cache/libvirt; do
     mkdir -p "${pair#*:}"
     mount --bind "$root/${pair%%:*}" "${pair#*:}"

@@ -30,9 +30,9 @@ class FakeFile:
     def write(self, offset, data):
         self.content[offset : offset + len(data)] = data
 
-    def commit(self):
+    def close(self):
         self.path.write_bytes(self.content)
-        self.ended = "commit"
+        self.ended = "close"
 
     def abort(self):
         self.ended = "abort"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -9,11 +10,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
 
 from vmconsole.errors import ConfigError, ToolMissing, VmconsoleError
 from vmconsole.model.run import RunState
 from vmconsole.state import engine as engine_module
-from vmconsole.state.engine import Database, open_database
+from vmconsole.state.engine import open_database
 from vmconsole.state.migrations import STEPS, migrate
 from vmconsole.state.store import StateStore
 from vmconsole.state.tables import metadata
@@ -45,7 +48,8 @@ CREATE TABLE points (repository VARCHAR(64) NOT NULL, archive VARCHAR(200) NOT N
 INSERT INTO runs VALUES ('20250101T000000-aaaa', 'backup', 'web', 'done', 'h:1:2', 1735689600000000,
   1735689660000000, '', 0);
 INSERT INTO events VALUES (7, '20250101T000000-aaaa', 1735689600000000, 'warned', '', '{"event":"warned"}');
-INSERT INTO journal VALUES (3, '20250101T000000-aaaa', 'h:1:2', 'kvm1', 'scratch', '{"path":"/a"}', 1735689600000000);
+INSERT INTO journal VALUES (3, '20250101T000000-aaaa', 'h:1:2', 'kvm1', 'scratch', '{"path":"/a"}',
+  1735689600000000);
 """
 
 
@@ -86,8 +90,8 @@ def test_new_steps_run_once_and_keep_the_data(open_store: OpenStore, tmp_path: P
     run = open_store().start_run("backup", "web")
     database = open_database(tmp_path / "state.sqlite")
     steps = (*STEPS, add_column)
-    assert migrate(database.engine, "here", steps) == len(steps)
-    assert migrate(database.engine, "here", steps) == len(steps)
+    assert migrate(database, steps) == len(steps)
+    assert migrate(database, steps) == len(steps)
     with database.reading() as connection:
         assert connection.execute(text("SELECT id, note FROM runs")).all() == [(run.id, "old")]
     database.close()
@@ -102,11 +106,11 @@ def test_a_step_that_fails_leaves_nothing_behind(open_store: OpenStore, tmp_path
         raise RuntimeError("power failure")
 
     with pytest.raises(RuntimeError):
-        migrate(database.engine, "here", (*STEPS, breaks))
+        migrate(database, (*STEPS, breaks))
     with database.reading() as connection:
         assert connection.execute(text("SELECT version FROM schema_version")).scalar() == len(STEPS)
         assert "note" not in {column["name"] for column in inspect(connection).get_columns("runs")}
-    assert migrate(database.engine, "here", (*STEPS, add_column)) == len(STEPS) + 1
+    assert migrate(database, (*STEPS, add_column)) == len(STEPS) + 1
     database.close()
 
 
@@ -193,8 +197,6 @@ def test_a_damaged_database_says_how_to_go_on(open_store: OpenStore, tmp_path: P
         open_store(path=path).runs()
     assert "restore points are not" in caught.value.hint
     command = caught.value.hint.removeprefix("Move it away: ").partition(" — ")[0]
-    import subprocess
-
     subprocess.run(["sh", "-c", command], check=True)
     assert open_store(path=path).runs() == []
 
@@ -211,6 +213,21 @@ def test_a_locked_database_is_waited_for_and_then_named(
         rude.execute("ROLLBACK")
     assert "fuser" in caught.value.hint
     patient.close()
+
+
+def test_a_full_disk_is_said(tmp_path: Path, open_store: OpenStore) -> None:
+    open_store()
+    database = open_database(tmp_path / "state.sqlite")
+
+    def fill() -> None:
+        with database.writing() as connection:
+            connection.execute(text("PRAGMA max_page_count = 1"))
+            connection.execute(text("CREATE TABLE large AS SELECT randomblob(1000000) AS content"))
+
+    with pytest.raises(VmconsoleError, match="no space left") as caught:
+        fill()
+    assert caught.value.hint.startswith("Free some: df -h ")
+    database.close()
 
 
 def test_places_that_cannot_hold_a_database(tmp_path: Path, open_store: OpenStore) -> None:
@@ -234,7 +251,6 @@ def test_urls(tmp_path: Path) -> None:
 
 
 def test_a_missing_driver_is_named() -> None:
-    pytest.importorskip("sqlalchemy")
     try:
         import psycopg  # noqa: F401 - only whether it is there
     except ImportError:
@@ -242,8 +258,10 @@ def test_a_missing_driver_is_named() -> None:
             open_database("postgresql+psycopg://user:hunter2@host/db")
 
 
-def test_database_is_closed_when_opening_fails(tmp_path: Path) -> None:
-    database = open_database(tmp_path / "db")
-    assert isinstance(database, Database)
-    database.close()
-    database.close()
+def test_the_tables_can_be_made_in_postgresql() -> None:
+    for table in metadata.sorted_tables:
+        made = str(CreateTable(table).compile(dialect=postgresql.dialect()))
+        assert "AUTOINCREMENT" not in made
+    assert "sequence BIGSERIAL" in str(
+        CreateTable(metadata.tables["events"]).compile(dialect=postgresql.dialect())
+    )

@@ -142,7 +142,7 @@ def test_progress_does_not_flood(store: StateStore, clock: Any) -> None:
 
 
 def test_an_event_of_no_run_is_an_error(store: StateStore) -> None:
-    with pytest.raises(VmconsoleError):
+    with pytest.raises(VmconsoleError, match="refuses a record"):
         store.add_event("nothing", {"event": "warned"})
 
 

@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from borg.cache import assert_secure
-from borg.crypto.key import AuthenticatedKeyBase, KeyfileKeyBase, Passphrase, PassphraseWrong, PlaintextKey, identify_key
+from borg.crypto.key import (
+    AuthenticatedKeyBase,
+    KeyfileKeyBase,
+    Passphrase,
+    PassphraseWrong,
+    PlaintextKey,
+    identify_key,
+)
 from borg.helpers import Location, Manifest
 from borg.remote import RemoteRepository
 from borg.repository import Repository
@@ -60,7 +67,8 @@ class Access:
             stored = list(self.repository.get_many(ids))
         with translated(self.settings, self.said):
             return [
-                self.codec.verified(id, self.sealer.unseal(id, item)) for id, item in zip(ids, stored, strict=True)
+                self.codec.verified(id_, self.sealer.unseal(id_, item))
+                for id_, item in zip(ids, stored, strict=True)
             ]
 
     def close(self, *, clean: bool = True) -> None:
@@ -92,7 +100,9 @@ def open_access(settings: BorgSettings, *, exclusive: bool, lock_wait: float) ->
             manifest, _ = Manifest.load(repository, operations if exclusive else operations[1:], key=key)
             if not exclusive:
                 assert_secure(repository, manifest, CACHE_LOCK_WAIT)
-            return Access(settings, repository, key, manifest, Codec(key, settings.compression), Sealer(key), said)
+            return Access(
+                settings, repository, key, manifest, Codec(key, settings.compression), Sealer(key), said
+            )
         except BaseException:
             shut(repository, clean=False)
             raise
@@ -108,7 +118,9 @@ def _connect(settings: BorgSettings, *, exclusive: bool, lock_wait: float) -> An
             upload_buffer=UPLOAD_BUFFER_MIB,
             debug_topics=[],
         )
-        return RemoteRepository(Location(settings.location), exclusive=exclusive, lock_wait=lock_wait, args=args)
+        return RemoteRepository(
+            Location(settings.location), exclusive=exclusive, lock_wait=lock_wait, args=args
+        )
     repository = Repository(str(settings.path), exclusive=exclusive, lock_wait=lock_wait)
     try:
         return repository.__enter__()
@@ -130,7 +142,7 @@ def load_key(repository: Any, settings: BorgSettings) -> Any:
         raise RepositoryError(
             f"Repository {settings.name} is not encrypted ({kind.ARG_NAME}), but the configuration says "
             f"{settings.encryption}.",
-            hint=f'If that is meant, set encryption = "{kind.ARG_NAME}"; otherwise somebody swapped the repository.',
+            hint=f'If that is meant, set encryption = "{kind.ARG_NAME}"; else it was swapped.',
             subject=settings.name,
         )
     if not issubclass(kind, KeyfileKeyBase):

@@ -125,7 +125,9 @@ def point_of(archive: Archive, data: bytes) -> RestorePoint:
         raise RepositoryDamaged(f"guest.json of {archive.name} is not JSON.", subject=archive.name) from error
     point = RestorePoint.from_json(document, archive_id=archive.id.hex())
     if point.time.tzinfo is None:
-        raise RepositoryDamaged(f"guest.json of {archive.name} has a time without zone.", subject=archive.name)
+        raise RepositoryDamaged(
+            f"guest.json of {archive.name} has a time without zone.", subject=archive.name
+        )
     return replace(point, archive=archive.name)
 
 
@@ -160,6 +162,8 @@ def files(access: Access, archive_name: str) -> dict[str, bytes]:
         found[member.path] = b"".join(
             piece
             for start in range(0, chunks.count, BATCH)
-            for piece in access.fetch([chunks.id_at(i) for i in range(start, min(start + BATCH, chunks.count))])
+            for piece in access.fetch(
+                [chunks.id_at(i) for i in range(start, min(start + BATCH, chunks.count))]
+            )
         )
     return found

@@ -64,7 +64,9 @@ class ChunkList:
 
     def aligned(self, chunk_size: int) -> bool:
         """Whether every chunk starts at a multiple of chunk_size and only the last is shorter."""
-        return self._ends is None and (self.length == chunk_size or (self.count <= 1 and self.size <= chunk_size))
+        return self._ends is None and (
+            self.length == chunk_size or (self.count <= 1 and self.size <= chunk_size)
+        )
 
 
 def runs(ids: bytearray | bytes) -> Iterator[tuple[bytes, int, int]]:

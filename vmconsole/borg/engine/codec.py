@@ -166,7 +166,7 @@ def _zstd_level(compression: str) -> int | None:
 def _borg_compressor(compression: str) -> Any:
     try:
         return CompressionSpec(compression).compressor
-    except Exception as error:  # noqa: BLE001 - Borg raises ValueError, argparse errors and others here
+    except Exception as error:
         raise ConfigError(
             f"Compression {compression!r} is not known to Borg.",
             hint="Use none, lz4, zstd,3, or anything `borg help compression` lists.",

@@ -48,8 +48,8 @@ class MemberList:
         """Bytes that the list itself added to the repository."""
         return int(self._stats.usize)
 
-    def add(self, path: str, size: int, mtime: datetime, count: int, entries: Iterable[Entry]) -> None:
-        """One regular file of count chunks.
+    def add(self, path: str, size: int | None, mtime: datetime, count: int, entries: Iterable[Entry]) -> None:
+        """One regular file of count chunks. size: None when it is not worth knowing beforehand.
 
         path comes first in the map (Borg reads any order), so that a reader may skip the chunks of
         a file it does not want.
@@ -62,9 +62,14 @@ class MemberList:
             ("user", "root"),
             ("group", "root"),
             ("mtime", _nanoseconds(mtime)),
-            ("size", size),
         ]
-        self._write(self._packer.pack_map_header(len(attributes) + 2) + pack("path") + pack(path.encode("utf-8", "surrogateescape")))
+        if size is not None:
+            attributes.append(("size", size))
+        self._write(
+            self._packer.pack_map_header(len(attributes) + 2)
+            + pack("path")
+            + pack(path.encode("utf-8", "surrogateescape"))
+        )
         self._write(b"".join(pack(key) + pack(value) for key, value in attributes))
         self._write(pack("chunks") + self._packer.pack_array_header(count))
         for piece in self._packed(entries):
@@ -102,8 +107,8 @@ class MemberList:
                 "cmdline": list(sys.argv),
                 "hostname": hostname,
                 "username": _user(),
-                "time": _iso(start),
-                "time_end": _iso(end),
+                "time": borg_time(start),
+                "time_end": borg_time(end),
                 "cwd": "/",
                 "chunker_params": (CH_FIXED, chunk_size, 0),
                 "size": self.totals.size,
@@ -125,7 +130,7 @@ def _nanoseconds(moment: datetime) -> int:
     return max(0, int(moment.timestamp()) * 10**9 + moment.microsecond * 1000)
 
 
-def _iso(moment: datetime) -> str:
+def borg_time(moment: datetime) -> str:
     """UTC without zone, as Borg keeps it."""
     return moment.astimezone(UTC).strftime(ISO_FORMAT)
 
@@ -135,5 +140,3 @@ def _user() -> str:
         return getuser()
     except (KeyError, OSError):
         return str(os.getuid())
-
-

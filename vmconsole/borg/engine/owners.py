@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +30,12 @@ class Owner:
 def owners(repository: Path) -> list[Owner]:
     """The holders of a local repository's lock; empty when nobody holds it or it cannot be told."""
     found = []
-    try:
+    with suppress(OSError):
         found = [
-            owner for entry in (repository / "lock.exclusive").iterdir() if (owner := _parse(entry.name)) is not None
+            owner
+            for entry in (repository / "lock.exclusive").iterdir()
+            if (owner := _parse(entry.name)) is not None
         ]
-    except OSError:
-        pass
     return found or _readers(repository / "lock.roster")
 
 

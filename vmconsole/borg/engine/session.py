@@ -9,26 +9,25 @@ Borg rebuilds it from the archives' member lists before the first write.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
 
 from borg.cache import LocalCache
 
-from vmconsole.borg.engine import catalog
 from vmconsole.borg.engine.access import CACHE_LOCK_WAIT, Access
-from vmconsole.borg.engine.checkpoints import Checkpoint, stale
-from vmconsole.borg.engine.chunks import ChunkList
-from vmconsole.borg.engine.codec import BORG_BUFFER, Buffer
-from vmconsole.borg.engine.holdings import Holdings
-from vmconsole.borg.engine.itemwriter import MemberList
+from vmconsole.borg.engine.checkpoints import Draft, remove_stale
+from vmconsole.borg.engine.codec import BORG_BUFFER, Buffer, zeros
+from vmconsole.borg.engine.itemwriter import MemberList, borg_time
 from vmconsole.borg.engine.ledger import Ledger
+from vmconsole.borg.engine.translate import translate
 from vmconsole.borg.engine.workers import Workers
-from vmconsole.errors import BackupFailed, RepositoryLocked, VmconsoleError
+from vmconsole.errors import BackupFailed, RepositoryLocked
 from vmconsole.events import Warned
 from vmconsole.interfaces import Context
-from vmconsole.model.point import RestorePoint
+
+_log = logging.getLogger("vmconsole.borg")
 
 
 class Session:
@@ -43,14 +42,15 @@ class Session:
         self.settings = access.settings
         self.context = context
         self._broken: Exception | None = None
-        self._open: dict[str, Checkpoint] = {}
+        self._drafts: dict[str, Draft] = {}
+        self._removed = False
         with access.locked(), BORG_BUFFER:
             cache = LocalCache(access.repository, access.key, access.manifest, lock_wait=CACHE_LOCK_WAIT)
         self._ledger = Ledger(access, cache)
         self.workers = Workers(self.settings.chunk_size)
 
     @contextmanager
-    def changing(self) -> Iterator[Ledger]:
+    def _changing(self) -> Iterator[Ledger]:
         """Change the repository, alone."""
         with self.access.locked():
             if self._broken is not None:
@@ -65,5 +65,129 @@ class Session:
         """Raise Cancelled, or what broke the session."""
         self.context.cancel.check()
         if self._broken is not None:
-            with self.access.locked():
-                raise self._broken
+            raise translate(self._broken, self.settings, self.access.said)
+
+    def draft(self, name: str) -> Draft:
+        """Begin an archive. Raises BackupFailed when there is one of that name."""
+        self.check()
+        with self.access.locked():
+            if name in self.access.manifest.archives or name in self._drafts:
+                raise BackupFailed(
+                    f"Repository {self.settings.name} already has an archive {name}.",
+                    hint="Two backups of one guest in the same second? Run it again.",
+                    subject=name,
+                )
+            draft = self._drafts[name] = Draft(name)
+            return draft
+
+    def store(self, draft: Draft, data: Buffer) -> tuple[bytes, int]:
+        """Make sure the repository has a chunk. Returns its id, and the bytes that were added.
+
+        Hashing, compression and encryption run in the calling thread, outside the lock.
+        """
+        access, size = self.access, len(data)
+        id_ = access.codec.id_of(data)
+        with self._changing() as ledger:
+            if ledger.hold(draft.holdings, id_, size):
+                return id_, 0
+        frame = access.codec.compress(data)
+        with self._changing():
+            nonce = access.sealer.reserve(len(frame))
+        stored = access.sealer.seal(frame, nonce)
+        with self._changing() as ledger:
+            if ledger.hold(draft.holdings, id_, size):
+                return id_, 0
+            ledger.put(draft.holdings, id_, size, stored)
+        return id_, len(stored)
+
+    def store_zero(self, draft: Draft, length: int) -> bytes:
+        """The id of a chunk of zeros, which the repository then has."""
+        id_ = self.access.codec.zero_id(length)
+        with self._changing() as ledger:
+            if ledger.hold(draft.holdings, id_, length):
+                return id_
+        self.store(draft, zeros(length))
+        return id_
+
+    def commit(
+        self, draft: Draft, start: datetime, guest_prefix: str, write: Callable[[MemberList, Ledger], None]
+    ) -> str:
+        """Make an archive of a draft. write adds its members. Returns the archive's id, hex.
+
+        When this raises after the connection was lost the archive may exist all the same.
+        """
+        access = self.access
+        with self._changing() as ledger:
+            self._assert_locked()
+            ledger.begin()
+            listing = MemberList(ledger.cache, access.key)
+            write(listing, ledger)
+            now = self.context.clock.now()
+            id_, _ = listing.finish(
+                draft.name, comment="", start=start, end=now, chunk_size=self.settings.chunk_size
+            )
+            draft.uncover(access, ledger)
+            del self._drafts[draft.name]
+            for other in self._drafts.values():
+                other.cover(access, ledger, now)
+            remove_stale(access, ledger, guest_prefix, {other.checkpoint for other in self._drafts.values()})
+            access.manifest.archives[draft.name] = (id_, borg_time(start))
+            self._commit(ledger)
+        return id_.hex()
+
+    def abort(self, draft: Draft) -> None:
+        """Forget a draft; nothing of it stays. Never raises."""
+        try:
+            with self._changing() as ledger:
+                if self._drafts.pop(draft.name, None) is not None:
+                    self._removed |= draft.uncover(self.access, ledger)
+        except Exception as error:  # noqa: BLE001 - the session is broken now, and commits nothing more
+            _log.warning("archive %s was not taken back in order: %s", draft.name, error)
+
+    def _commit(self, ledger: Ledger) -> None:
+        access = self.access
+        while access.repository.async_response(wait=True) is not None:
+            pass
+        access.manifest.write()
+        access.repository.commit(compact=False)
+        ledger.touched = self._removed = False
+        try:
+            ledger.cache.commit()
+        except Exception as error:  # noqa: BLE001 - the archive is safe, and Borg rebuilds its cache by itself
+            self._broken = error
+            self.warn(f"Borg's cache of repository {self.settings.name} could not be saved: {error}")
+
+    def _assert_locked(self) -> None:
+        """A lock that somebody broke meanwhile protects nothing: another writer may be at work."""
+        if not self.settings.is_remote and not self.access.repository.lock.got_exclusive_lock():
+            raise RepositoryLocked(
+                f"The lock of repository {self.settings.name} was taken away while a backup was written.",
+                hint="Somebody ran `borg break-lock`. Nothing was committed; run the backup again.",
+                subject=self.settings.name,
+            )
+
+    def warn(self, message: str, hint: str = "") -> None:
+        self.context.events(Warned(self.context.run, self.settings.name, message, hint))
+
+    def close(self) -> None:
+        """Take back what is unfinished, and close. Raises when checkpoints could not be removed."""
+        try:
+            for draft in list(self._drafts.values()):
+                self.abort(draft)
+            self.workers.close()
+            if self._removed and self._broken is None:
+                with self._changing() as ledger:
+                    self._assert_locked()
+                    self._commit(ledger)
+        finally:
+            self._close_cache()
+            self.access.close(clean=self._broken is None and not self._ledger.touched)
+
+    def _close_cache(self) -> None:
+        cache = self._ledger.cache
+        try:
+            cache.close()
+        except Exception as error:  # noqa: BLE001 - its lock must go in any case
+            _log.warning("Borg's cache did not close cleanly: %s", error)
+            if cache.cache_config is not None:
+                cache.cache_config.close()

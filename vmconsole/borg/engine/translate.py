@@ -114,7 +114,7 @@ def translate(error: Exception, settings: BorgSettings, said: Sequence[str] = ()
         )
     if isinstance(error, (LockTimeout, LockError)) and not isinstance(error, LockErrorT):
         return locked(settings, "")
-    if isinstance(error, LockFailed) or isinstance(error, _DENIED):
+    if isinstance(error, (LockFailed, *_DENIED)):
         return RepositoryError(
             f"Repository {name} cannot be written or read: {text}",
             hint=f"Check who owns {where} and whether it is mounted read-only.",
@@ -139,7 +139,9 @@ def translate(error: Exception, settings: BorgSettings, said: Sequence[str] = ()
             subject=name,
         )
     if isinstance(error, OSError) or type(error) is Exception or isinstance(error, _REST):
-        return RepositoryError(f"Repository {name}: {text}", hint=f"Look closer: borg info {where}", subject=name)
+        return RepositoryError(
+            f"Repository {name}: {text}", hint=f"Look closer: borg info {where}", subject=name
+        )
     return error
 
 
@@ -150,7 +152,9 @@ def is_no_space(error: BaseException, text: str = "") -> bool:
     """Whether the storage is full. A remote borg tells only in words."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return True
-    return isinstance(error, (RemoteRepository.RPCError, BorgError)) and any(word in text for word in _NO_SPACE_WORDS)
+    return isinstance(error, (RemoteRepository.RPCError, BorgError)) and any(
+        word in text for word in _NO_SPACE_WORDS
+    )
 
 
 def disconnected(settings: BorgSettings, text: str, said: Sequence[str]) -> RepositoryError:
@@ -170,7 +174,7 @@ def locked(settings: BorgSettings, owner: str) -> RepositoryLocked:
     return RepositoryLocked(
         f"Repository {settings.name} is locked by {owner or 'somebody else'}, "
         f"still after {settings.lock_wait:.0f} s.",
-        hint=f"Wait for it to end. Only when you are sure that nothing uses it: borg break-lock {settings.target}",
+        hint=f"Wait for it to end. Only when nothing uses it any more: borg break-lock {settings.target}",
         subject=settings.name,
     )
 

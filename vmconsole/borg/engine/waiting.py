@@ -41,7 +41,9 @@ def until_unlocked(settings: BorgSettings, patience: Patience, attempt: Callable
         remaining = deadline - patience.clock()
         owner = "another part of this process"
         try:
-            made = attempt(min(remaining, REMOTE_SLICE) if settings.is_remote and remaining > 0 else LOCAL_SLICE)
+            made = attempt(
+                min(remaining, REMOTE_SLICE) if settings.is_remote and remaining > 0 else LOCAL_SLICE
+            )
             if made is not None:
                 return made
         except RepositoryLocked:

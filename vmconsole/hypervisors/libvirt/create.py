@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from uuid import UUID, uuid4
 
 from vmconsole.errors import CommandFailed, RestoreFailed
-from vmconsole.hypervisors.libvirt import names, storage, survey
+from vmconsole.hypervisors.libvirt import members, names, storage, survey
 from vmconsole.hypervisors.libvirt.devicexml import NewDisk
 from vmconsole.hypervisors.libvirt.domainxml import Identity, parse_archived, rewrite, wants
 from vmconsole.hypervisors.libvirt.target import Layout, LibvirtTarget, Making
@@ -18,8 +18,6 @@ from vmconsole.hypervisors.libvirt.virsh import Virsh
 from vmconsole.interfaces import Context, GuestRestore
 from vmconsole.model.point import DiskPoint, RestorePoint
 
-DOMAIN_MEMBER = "config/libvirt.xml"
-NVRAM_MEMBER = "firmware/nvram"
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
 
 
@@ -37,10 +35,10 @@ def create_guest(
 
     Raises GuestExists, RestoreFailed before anything was changed.
     """
-    document = files.get(DOMAIN_MEMBER)
+    document = files.get(members.DOMAIN)
     if document is None:
         raise RestoreFailed(
-            f"{point.archive} holds no libvirt definition ({DOMAIN_MEMBER}).",
+            f"{point.archive} holds no libvirt definition ({members.DOMAIN}).",
             hint="Restore its disks with --to FOLDER and define a guest around them.",
             subject=point.archive,
         )
@@ -50,7 +48,7 @@ def create_guest(
     surveyed = survey.look(virsh, needed)
     disks = [disk for disk in point.stored_disks if disk.id in needed.disks]
     _all_disks_known(point, disks)
-    nvram = files.get(NVRAM_MEMBER) if needed.nvram else None
+    nvram = files.get(members.NVRAM) if needed.nvram else None
     layout = _lay_out(virsh, request, disks, nvram is not None, str(new_uuid()), new_token())
     identity = Identity(request.name, layout.making.uuid, layout.nvram)
     rewritten = rewrite(domain, identity, layout.disks, surveyed.offers)

@@ -36,7 +36,7 @@ class DiskFacts:
     id: the target device (`vda`). kind: libvirt's disk type: file, block, network …
     source: path (volumes resolved to theirs) or `protocol:name`. format: driver type, qcow2, raw …
     compat: qcow2 version as qemu-img says it (`1.1`, `0.10`), empty when unknown.
-    allocated: bytes in use in all layers, size when unknown. chain: paths of the backing files, nearest first.
+    allocated: bytes in use in all layers, size when unknown. chain: backing files, nearest first.
     """
 
     id: str
@@ -81,8 +81,8 @@ class GuestFacts:
     domain_id: libvirt's number of the running guest, -1 when off. run_folder: the folder
     `domain-<id>-<name>` that QEMU may write its sockets into, empty when unknown.
     process: `PID:START` of QEMU (START as in /proc/PID/stat, field 22), empty when off or unknown.
-    qemu: version of the *running* QEMU, None when unknown. job: what libvirt's job is called, empty when there is none;
-    job_xml: the running backup job's XML, empty when it is none. snapshots: libvirt's, by name.
+    qemu: version of the *running* QEMU, None when unknown. job: what libvirt calls the job that runs,
+    empty when none does; job_xml: its XML when it is a backup. snapshots: libvirt's, by name.
     paused_by_error: stopped by an I/O error.
     """
 

@@ -264,9 +264,7 @@ class Guard:
             try:
                 line = self._process.read_line(timeout)
             except TimeoutError as error:
-                raise HostUnreachable(
-                    f"The guard on {self._host} is silent.", subject=self._host
-                ) from error
+                raise HostUnreachable(f"The guard on {self._host} is silent.", subject=self._host) from error
             if not line:
                 raise HostUnreachable(
                     f"The guard on {self._host} ended; it undoes its work when it loses us.",

@@ -119,10 +119,16 @@ def warnings(domain: DomainXml, state: GuestState, disks: list[DiskFacts]) -> tu
         found.append("The state of its TPM is kept outside of its disks and is not backed up.")
     if domain.passthrough:
         found.append("It uses devices of the host (passthrough), which are not backed up.")
-    found += [f"Disk {disk.id} is encrypted by QEMU; the backup holds its plain contents." for disk in
-              domain.disks if disk.encrypted and not disk.refusal]
-    found += [f"Disk {disk.id} cannot be looked at: {disk.source or 'no source'}." for disk in disks
-              if disk.included and not disk.size]
+    found += [
+        f"Disk {disk.id} is encrypted by QEMU; the backup holds its plain contents."
+        for disk in domain.disks
+        if disk.encrypted and not disk.refusal
+    ]
+    found += [
+        f"Disk {disk.id} cannot be looked at: {disk.source or 'no source'}."
+        for disk in disks
+        if disk.included and not disk.size
+    ]
     if any(disk.internal_snapshots for disk in disks):
         found.append("It has internal snapshots; while it has, every backup reads everything.")
     if not any(disk.included for disk in disks):

@@ -37,7 +37,11 @@ def belongs_to(checkpoint: str, repository: str) -> bool:
 
 def is_ours(name: str) -> bool:
     """Whether a checkpoint, file or socket was made by any vmconsole, for any repository."""
-    return name.rpartition("/")[2].startswith(PREFIX)
+    return base_name(name).startswith(PREFIX)
+
+
+def base_name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def scratch_path(folder: str, uuid: str, disk: str, run: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vmconsole.errors import BackupFailed, GuestBusy, OutOfSpace, ProtocolError
 from vmconsole.hypervisors.libvirt import names
-from vmconsole.hypervisors.libvirt.facts import DiskFacts, GuestFacts, PlanFacts
+from vmconsole.hypervisors.libvirt.facts import GuestFacts, PlanFacts
 from vmconsole.hypervisors.libvirt.gather import Gathered
 from vmconsole.hypervisors.libvirt.inventory import guest as as_guest
 from vmconsole.hypervisors.libvirt.proof import Verdict, judge
@@ -151,7 +151,9 @@ def choose_method(
     deadly = threaded and (guest.qemu is None or guest.qemu < SAFE_QEMU)
     if deadly and settings.method in ("auto", "pull"):
         version = ".".join(map(str, guest.qemu)) if guest.qemu else "of unknown version"
-        why = f"disk {', '.join(threaded)} has an iothread, and QEMU {version} can crash when NBD is used on it"
+        why = (
+            f"disk {', '.join(threaded)} has an iothread, and QEMU {version} can crash when NBD is used on it"
+        )
         if gathered.scratch_free >= settings.scratch_min_free + expected:
             return "push", why
         return "snapshot", f"{why}; too little space for a copy in {gathered.scratch}"

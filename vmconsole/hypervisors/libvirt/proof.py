@@ -31,7 +31,10 @@ MAX_CANDIDATES = 20
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """reason: why not, empty when proven. parent: archive name; base: checkpoint; old_size: at the parent. Bytes."""
+    """reason: why not, empty when proven. parent: archive name; base: checkpoint.
+
+    old_size: of the disk at the parent, expected: to be read; both in bytes.
+    """
 
     reason: str = ""
     parent: str = ""
@@ -44,9 +47,7 @@ class Verdict:
         return not self.reason
 
 
-def judge(
-    guest: GuestFacts, disk: DiskFacts, points: Sequence[RestorePoint], repository: str
-) -> Verdict:
+def judge(guest: GuestFacts, disk: DiskFacts, points: Sequence[RestorePoint], repository: str) -> Verdict:
     """The newest point over which an increment is proven right; else the newest one's reason why not."""
     general = _general(guest, disk, points)
     if general:
@@ -116,7 +117,9 @@ def _bitmap_reason(
     if disk.id not in checkpoint.disks:
         return "the checkpoint on the host does not cover this disk"
     if guest.running:
-        return "" if disk.id in checkpoint.dirty else "bitmap is broken or missing (QEMU or the host crashed?)"
+        return (
+            "" if disk.id in checkpoint.dirty else "bitmap is broken or missing (QEMU or the host crashed?)"
+        )
     bitmap = next((item for item in disk.bitmaps if item.name == record.bitmap), None)
     if bitmap is None:
         return "bitmap is missing from the image"

@@ -76,7 +76,13 @@ def failure(stderr: str, *, host: str, what: str, status: int = 1) -> VmconsoleE
         return GuestNotFound(message, hint="Look at `vmconsole inventory --refresh`.", subject=host)
     if any(
         sign in lower
-        for sign in ("authentication", "polkit", "permission denied", "access denied", "system bus connection")
+        for sign in (
+            "authentication",
+            "polkit",
+            "permission denied",
+            "access denied",
+            "system bus connection",
+        )
     ):
         return NotPermitted(
             message,

@@ -1,0 +1,141 @@
+"""One Borg repository: administration through the borg command, archives through the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from typing import Any
+
+from vmconsole.borg.command import BorgCommand, messages_of
+from vmconsole.borg.engine import versions
+from vmconsole.borg.settings import BorgSettings
+from vmconsole.errors import ProtocolError, RepositoryError, RepositoryMissing
+from vmconsole.interfaces import Context, RepositoryInfo, RepositoryReader, RepositoryWriter
+from vmconsole.remote.machine import Machine
+
+__all__ = ["BorgRepository", "BorgSettings"]
+
+_PROBLEM = ("WARNING", "ERROR", "CRITICAL")
+
+
+class BorgRepository:
+    """Implements Repository. Thread-safe; opens nothing until asked.
+
+    Importing this does not import Borg's modules: the commands that only administer stay quick.
+    """
+
+    def __init__(self, settings: BorgSettings, machine: Machine) -> None:
+        self.settings = settings
+        self._borg = BorgCommand(settings, machine)
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def chunk_size(self) -> int:
+        return self.settings.chunk_size
+
+    def create(self) -> str:
+        """Raises RepositoryError when something is there, or encryption would protect nothing."""
+        settings = self.settings
+        if settings.encryption.startswith("repokey") and settings.passphrase() == "":
+            raise RepositoryError(
+                f"Repository {settings.name} would keep its key beside the data, with no passphrase.",
+                hint='Configure a passphrase, or say encryption = "none" if that is meant.',
+                subject=settings.name,
+            )
+        self._borg.run("init", "--encryption", settings.encryption, "--make-parent-dirs")
+        return self.id()
+
+    def id(self) -> str:
+        return _text(self._listing(), "repository", "id")
+
+    def _listing(self, *options: str) -> dict[str, Any]:
+        return self._borg.json("list", *(options or ("--last", "1")))
+
+    def info(self) -> RepositoryInfo:
+        """Asks Borg, which brings its cache up to date for it: slow after another machine wrote there."""
+        document = self._borg.json("info")
+        listing = self._listing("--consider-checkpoints")
+        stats = document.get("cache", {}).get("stats", {})
+        return RepositoryInfo(
+            name=self.name,
+            location=self.settings.target,
+            id=_text(document, "repository", "id"),
+            encryption=_text(document, "encryption", "mode"),
+            archives=sum(
+                1 for archive in listing.get("archives", ()) if ".checkpoint" not in str(archive.get("name"))
+            ),
+            original=int(stats.get("total_size", 0)),
+            stored=int(stats.get("unique_csize", 0)),
+            last_modified=_moment(document),
+        )
+
+    def archives(self) -> list[str]:
+        """The names of all archives, also those that are not ours."""
+        return [
+            str(archive["name"]) for archive in self._listing("--consider-checkpoints").get("archives", ())
+        ]
+
+    def check(self, *, verify_data: bool, context: Context) -> list[str]:
+        options = ("--verify-data",) if verify_data else ()
+        completed = self._borg.watch("check", *options, cancel=context.cancel)
+        problems = [said.text for said in messages_of(completed) if said.level in _PROBLEM]
+        if completed.status in (0, 1):
+            return problems or (
+                ["borg check found a problem but did not name it"] if completed.status else []
+            )
+        raise self._borg.failure(completed)
+
+    def break_lock(self) -> None:
+        """Remove the repository's lock and that of its cache, whoever holds them."""
+        self._borg.run("break-lock")
+
+    def exists(self) -> bool:
+        """Whether there is a repository. Raises when that cannot be told."""
+        try:
+            self.id()
+        except RepositoryMissing:
+            return False
+        return True
+
+    def writer(self, context: Context) -> AbstractContextManager[RepositoryWriter]:
+        return self._writer(context)
+
+    @contextmanager
+    def _writer(self, context: Context) -> Iterator[RepositoryWriter]:
+        versions.check_installed()
+        from vmconsole.borg.engine.writer import writing
+
+        with writing(self.settings, context) as writer:
+            yield writer
+
+    def reader(self) -> AbstractContextManager[RepositoryReader]:
+        return self._reader()
+
+    @contextmanager
+    def _reader(self) -> Iterator[RepositoryReader]:
+        versions.check_installed()
+        from vmconsole.borg.engine.reader import reading
+
+        with reading(self.settings) as reader:
+            yield reader
+
+
+def _text(document: dict[str, Any], *keys: str) -> str:
+    value: Any = document
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, str):
+        raise ProtocolError(f"borg did not say {'.'.join(keys)}.")
+    return value
+
+
+def _moment(document: dict[str, Any]) -> datetime | None:
+    """Borg prints local time without zone."""
+    try:
+        return datetime.fromisoformat(_text(document, "repository", "last_modified")).astimezone()
+    except (ProtocolError, ValueError):
+        return None

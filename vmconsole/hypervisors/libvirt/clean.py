@@ -1,0 +1,47 @@
+"""Undoing what a dead run left on a host, from its journal entry."""
+
+from __future__ import annotations
+
+from vmconsole.errors import GuestNotFound, HostError, ProtocolError
+from vmconsole.hypervisors.libvirt import guard, journal
+from vmconsole.hypervisors.libvirt.virsh import Virsh
+from vmconsole.model.run import JournalEntry
+from vmconsole.remote.machine import Machine
+
+
+def clean_export(machine: Machine, entry: JournalEntry) -> str:
+    """End the job if it is still ours, remove its files and its checkpoint. Idempotent.
+
+    Raises HostError when something is left; ProtocolError when the entry is unreadable.
+    """
+    watched = journal.watched(entry.payload)
+    name = entry.payload.get("name", watched.uuid)
+    left = guard.clean(machine, watched)
+    if left:
+        raise HostError(
+            f"The backup of {name} on {machine.name} is not cleaned up yet: {left}",
+            hint=f"Look at it: virsh domjobinfo {watched.uuid}; then: vmconsole doctor --clean",
+            subject=machine.name,
+        )
+    return f"Cleaned up after the backup of {name} on {machine.name}."
+
+
+def clean_freeze(machine: Machine, entry: JournalEntry) -> str:
+    """Thaw a guest whose agent did not answer when it was frozen. Idempotent.
+
+    Thawing what is thawed does nothing, and an agent that answers has carried out everything that
+    was queued before. Raises HostError as long as it does not answer.
+    """
+    try:
+        uri, uuid, name = (entry.payload[key] for key in ("uri", "uuid", "name"))
+    except KeyError as error:
+        raise ProtocolError(f"A journal entry about a frozen guest lacks {error}.") from error
+    virsh = Virsh(machine, uri)
+    try:
+        if virsh.run("domstate", uuid).strip() not in ("running", "paused"):
+            return f"{name} on {machine.name} does not run any more; nothing is frozen."
+        virsh.run("guest-agent-timeout", uuid, "--timeout", "5")
+        virsh.run("domfsthaw", uuid)
+    except GuestNotFound:
+        return f"{name} is gone from {machine.name}; nothing is frozen."
+    return f"{name} on {machine.name} is thawed."
