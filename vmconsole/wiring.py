@@ -27,6 +27,7 @@ from vmconsole.errors import UsageError
 from vmconsole.events import EventSink
 from vmconsole.interfaces import Cancel, Clock, HostKey, Hypervisor, Repository, RunStore
 from vmconsole.model.guest import Check
+from vmconsole.model.point import RestorePoint
 from vmconsole.remote.local import LocalMachine, start_detached
 from vmconsole.remote.process import identity, is_dead, terminate
 from vmconsole.runs.restore import FileTarget
@@ -145,15 +146,11 @@ class Wiring:
         return terminate(process)
 
     @contextmanager
-    def demo(self, folder: Path) -> Iterator[Shop]:
+    def demo(self, folder: Path) -> Iterator[DemoShop]:
         from vmconsole.demo.shop import Shop
 
-        shop = Shop(folder)
-        shop.start()
-        try:
-            yield shop
-        finally:
-            shop.stop()
+        with Shop(folder) as shop:
+            yield DemoShop(shop)
 
     def at(self, config: Path) -> Wiring:
         other = Wiring(config, self._cancel, self._clock)
@@ -263,6 +260,27 @@ class Wiring:
     def _state_check(self) -> Check:
         self.store.runs(1)
         return Check("state", ok=True, detail=str(self.config.state_dir))
+
+
+class DemoShop:
+    """The demo's host, and what the commands need of it."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+        self.config_path = shop.write_config()
+
+    def night(self, number: int) -> None:
+        """Let the day before night `number` happen in the guests; the first night finds them as they are."""
+        if number > 1:
+            self._shop.night(number)
+
+    def report(self, points: Sequence[RestorePoint]) -> dict[str, Any]:
+        from vmconsole.demo.report import build_report
+
+        return build_report(
+            points,
+            lambda point, disk: self._shop.cut_sha256(point.uuid, disk.id, run=point.run, time=point.time),
+        )
 
 
 class _Editor:

@@ -12,7 +12,9 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from vmconsole.disks.extents import incremental_extents
@@ -50,6 +52,18 @@ def connect(path: Path) -> socket.socket:
             return stream
 
 
+@contextmanager
+def qemu_nbd(path: Path, *args: str | Path) -> Iterator[None]:
+    """A server that is told to end only once it listens: before, qemu-nbd loses the signal."""
+    server = subprocess.Popen(["qemu-nbd", "-k", path, "-t", "-x", "d", *args])
+    try:
+        connect(path).close()
+        yield
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
 def rate(name: str, size: int, work: Callable[[], object]) -> None:
     work()
     best = min(_timed(work) for _ in range(3))
@@ -67,35 +81,32 @@ def read_all(client: NbdClient, request_size: int, in_flight: int) -> int:
     return sum(len(b) for _, b in client.read(ranges, request_size=request_size, in_flight=in_flight))
 
 
+def read_with(clients: list[NbdClient], size: int) -> int:
+    return sum(len(b) for _, b in read_many(clients, [(0, size)]))
+
+
 def reads(folder: Path, size: int) -> None:
     disk = folder / "disk.raw"
     with disk.open("wb") as file:
         for _ in range(size // MIB):
             file.write(os.urandom(MIB))
     path = folder / "nbd"
-    server = subprocess.Popen(["qemu-nbd", "-r", "-k", path, "-f", "raw", "-e", "8", "-t", "-x", "d", disk])
-    try:
+    with qemu_nbd(path, "-r", "-f", "raw", "-e", "8", disk):
         rate("nothing but the socket (qemu-img convert to null)", size, lambda: to_null(path))
         for request, flight in ((65536, 16), (262144, 16), (MIB, 4), (MIB, 16), (4 * MIB, 8)):
             with NbdClient.connect(connect(path), "d") as client:
-                rate(f"read {request // 1024} KiB x {flight}", size, lambda: read_all(client, request, flight))
+                name = f"read {request // 1024} KiB x {flight}"
+                rate(name, size, partial(read_all, client, request, flight))
         with NbdClient.connect(WithoutRecvInto(connect(path)), "d") as client:
             rate("read 1024 KiB x 16 without recv_into", size, lambda: read_all(client, MIB, 16))
         clients = [NbdClient.connect(connect(path), "d") for _ in range(3)]
         for count in (2, 3):
-            rate(
-                f"read_many, {count} connections",
-                size,
-                lambda: sum(len(b) for _, b in read_many(clients[:count], [(0, size)])),
-            )
+            rate(f"read_many, {count} connections", size, partial(read_with, clients[:count], size))
         small = [(offset, 65536) for offset in range(0, size, 131072)]
         with NbdClient.connect(connect(path), "d") as client:
             rate("read every other 64 KiB", size // 2, lambda: sum(len(b) for _, b in client.read(small)))
         for client in clients:
             client.close()
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def to_null(path: Path) -> None:
@@ -107,19 +118,14 @@ def to_null(path: Path) -> None:
 def writes(folder: Path, size: int) -> None:
     disk, path, data = folder / "new.qcow2", folder / "nbdw", os.urandom(MIB)
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, str(size)], check=True)
-    server = subprocess.Popen(["qemu-nbd", "-k", path, "-f", "qcow2", "-t", "-x", "d", disk])
-    try:
-        with NbdClient.connect(connect(path), "d") as client:
+    with qemu_nbd(path, "-f", "qcow2", disk), NbdClient.connect(connect(path), "d") as client:
 
-            def work() -> None:
-                for offset in range(0, size, MIB):
-                    client.write(offset, data)
-                client.flush()
+        def work() -> None:
+            for offset in range(0, size, MIB):
+                client.write(offset, data)
+            client.flush()
 
-            rate("write 1 MiB pieces to qcow2, with flush", size, work)
-    finally:
-        server.terminate()
-        server.wait()
+        rate("write 1 MiB pieces to qcow2, with flush", size, work)
 
 
 def serving(folder: Path, size: int) -> None:

@@ -196,7 +196,9 @@ class TestLimits:
 
     def test_daemon_left_behind_does_not_hold_us_up(self, machine: Machine) -> None:
         began = time.monotonic()
-        assert machine.run(["sh", "-c", "sleep 30 & echo started"], timeout=20).text == "started\n"
+        for stdin in (b"", b"x" * 1_000_000):
+            done = machine.run(["sh", "-c", "sleep 12 <&0 & echo started"], stdin=stdin, timeout=11)
+            assert done.text == "started\n"
         assert time.monotonic() - began < 10
 
 
@@ -255,6 +257,13 @@ class TestProcess:
     def test_chatter_on_errors_does_not_block_it(self, machine: Machine) -> None:
         process = machine.start(["sh", "-c", "head -c 20000000 /dev/zero >&2; echo done"])
         assert process.read_line(30) == b"done\n"
+        process.close()
+
+    def test_long_line_there_and_back(self, machine: Machine) -> None:
+        line = b"x" * 3_000_000 + b"\n"
+        process = machine.start(["cat"])
+        process.write(line)
+        assert process.read_line(30) == line
         process.close()
 
     def test_closing_ends_its_input(self, machine: Machine, tmp_path: Path) -> None:

@@ -6,38 +6,47 @@ loopback, inside one folder (and a short-named one for sockets, removed at the e
 
 from __future__ import annotations
 
-import getpass
+import fcntl
 import json
 import os
 import secrets
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from vmconsole.demo import contents, qemu_tools, virsh
 from vmconsole.demo.control import Answer, Call, Control, install
 from vmconsole.demo.guests import Guest
 from vmconsole.demo.host import Folders, Host
+from vmconsole.demo.report import build_report
 from vmconsole.demo.ssh import SshServer
 from vmconsole.errors import UsageError
+from vmconsole.model.point import RestorePoint
 
 HOST = "kvm1"
 GROUP = "nightly"
 REPOSITORY = "backup"
+USER = "demo"
+"""The login name; any would do, the programs run as whoever started the demo."""
 _OFF = {"build-07"}
+_MARK = ".vmconsole-demo"
+_SOCKETS = "sockets"
+_SHORT_PREFIX = "vmc-"
 _MAX_SHORT = 24
 """Bytes of the socket folder's path, so that libvirt's own long names below it still fit a socket's 107."""
 
 
 class Shop:
-    """One demo. start() builds it anew below `folder/host`; stop() ends everything and keeps the files.
+    """One demo: start(), write_config(), back up, night(2), back up again, report(), stop().
 
-    Restore points of an earlier demo in the same folder stay valid: the guests are the same ones.
+    start() builds everything anew below `folder/host`; stop() ends it and keeps the files. Restore
+    points of an earlier demo in the same folder stay valid: the guests are the same ones.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,11 +76,15 @@ class Shop:
         """Raises UsageError when the folder cannot be used."""
         place = self.folder / "host"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _clear(place)
             with ExitStack() as stack:
                 self._build(place, stack)
                 self._stack = stack.pop_all()
+        except BlockingIOError as error:
+            raise UsageError(
+                f"A demo runs in {self.folder} already.",
+                hint="Leave that one first, or name another folder with --dir.",
+                subject=str(self.folder),
+            ) from error
         except OSError as error:
             raise UsageError(
                 f"The demo cannot use {self.folder}: {error.strerror or error}.",
@@ -100,9 +113,16 @@ class Shop:
         nearest = min(asked or records, key=lambda item: abs(item.time - time.timestamp()))
         return nearest.sha256.result()
 
+    def report(self, points: Iterable[RestorePoint]) -> dict[str, Any]:
+        """The document of report.json; also after stop()."""
+        return build_report(
+            points,
+            lambda point, disk: self.cut_sha256(point.uuid, disk.id, run=point.run, time=point.time),
+        )
+
     def config_text(self) -> str:
         """The configuration that backs this shop up; paths are relative to the shop's folder."""
-        address = f"{getpass.getuser()}@127.0.0.1:{self.ssh.port}"
+        address = f"{USER}@127.0.0.1:{self.ssh.port}"
         scratch = str(self.folder / "host" / "scratch")
         return f"""\
 # The configuration of the demo shop. It is written anew whenever the demo starts.
@@ -138,8 +158,12 @@ hosts = ["{HOST}"]
         return config
 
     def _build(self, place: Path, stack: ExitStack) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stack.callback(os.close, _take_over(place))
         short = _short_folder()
         stack.callback(shutil.rmtree, short, ignore_errors=True)
+        (place / _SOCKETS).symlink_to(short)
+        stack.callback((place / _SOCKETS).unlink)
         environment = _environment(place, short)
         for folder in (place / "bin", place / "home", place / "scratch", short / "t"):
             folder.mkdir(mode=0o700)
@@ -185,12 +209,11 @@ def _answer(host: Host, call: Call) -> Answer:
 
 def _environment(place: Path, short: Path) -> dict[str, str]:
     """Of programs on the host: libvirt's folders of a session daemon hang on these."""
-    user = getpass.getuser()
     return {
         "PATH": f"{place / 'bin'}:{os.environ.get('PATH', os.defpath)}",
         "HOME": str(place / "home"),
-        "USER": user,
-        "LOGNAME": user,
+        "USER": USER,
+        "LOGNAME": USER,
         "LANG": "C.UTF-8",
         "XDG_CONFIG_HOME": str(short / "c"),
         "XDG_RUNTIME_DIR": str(short / "r"),
@@ -203,18 +226,34 @@ def _short_folder() -> Path:
     """A private folder whose path leaves room for the long names of sockets below it."""
     places = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"]  # noqa: S108 (mkdtemp's)
     for place in places:
-        room = len(os.fsencode(place)) + len("/vmc-xxxxxxxx")
+        room = len(os.fsencode(place)) + len(f"/{_SHORT_PREFIX}xxxxxxxx")
         if place and room <= _MAX_SHORT and os.access(place, os.W_OK | os.X_OK):
-            return Path(tempfile.mkdtemp(prefix="vmc-", dir=place))
-    return Path(tempfile.mkdtemp(prefix="vmc-"))
+            return Path(tempfile.mkdtemp(prefix=_SHORT_PREFIX, dir=place))
+    return Path(tempfile.mkdtemp(prefix=_SHORT_PREFIX))
 
 
-def _clear(place: Path) -> None:
-    """Remove what an earlier demo left; nothing that is not a demo's."""
-    mark = place / ".vmconsole-demo"
-    if place.exists() and not mark.exists():
-        raise FileExistsError(0, "there is a `host` folder that is not a demo's", str(place))
-    if place.exists():
-        shutil.rmtree(place)
-    place.mkdir(mode=0o700)
-    mark.touch()
+def _take_over(place: Path) -> int:
+    """Make the folder ours, alone, and empty; returns the descriptor that holds it.
+
+    Removes what an earlier demo left, and nothing that is not a demo's. Raises BlockingIOError when
+    a demo runs there.
+    """
+    mark = place / _MARK
+    if place.exists() and any(place.iterdir()) and not mark.exists():
+        raise FileExistsError(0, f"{place} is there already and is not a demo's")
+    place.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        left = place / _SOCKETS
+        if left.is_symlink() and left.resolve().name.startswith(_SHORT_PREFIX):
+            shutil.rmtree(left.resolve(), ignore_errors=True)
+        for item in place.iterdir():
+            if item.is_dir() and not item.is_symlink():
+                shutil.rmtree(item)
+            elif item != mark:
+                item.unlink()
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -56,6 +56,8 @@ class SshServer:
         self.known_hosts.write_text(
             f"[127.0.0.1]:{self.port} {self._host_key.get_name()} {self._host_key.get_base64()}\n"
         )
+        self.refusing = False
+        """Set it to hang up on every new connection, as a host that is down does."""
         self._stopping = False
         self._lock = threading.Lock()
         self._connections: list[_Connection] = []
@@ -90,6 +92,9 @@ class SshServer:
                 peer, _ = self._listener.accept()
             except OSError:
                 return
+            if self.refusing:
+                peer.close()
+                continue
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = _Connection(peer, self)
             with self._lock:

@@ -19,6 +19,8 @@ _KILL_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
 _DRAIN_GRACE = 2.0
 """Seconds to wait for the end of the output after the program ended: a daemon it left may hold the pipes."""
+_LOOK = 0.2
+"""Seconds between looks at the program: where a descendant keeps the pipes, no event tells that it ended."""
 
 
 class Child:
@@ -47,18 +49,21 @@ class Child:
         return bytes(self._err)
 
     def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        with selectors.DefaultSelector() as writable:
-            writable.register(self._stdin, selectors.EVENT_WRITE)
+        try:
+            view = memoryview(data)
+            self._selector.register(self._stdin, selectors.EVENT_WRITE)
             while view:
-                try:
-                    view = view[os.write(self._stdin.fileno(), view) :]
-                except BlockingIOError:
-                    writable.select()
-                except (BrokenPipeError, ValueError) as error:
-                    raise HostUnreachable(
-                        f"{shown(self._words)} on {self._machine} takes no more input", subject=self._machine
-                    ) from error
+                # Its output is read meanwhile: it may not take input before it has got rid of that.
+                if self._pump(None, MAX_OUTPUT):
+                    view = view[self._put(view) :]
+        except (BrokenPipeError, ValueError) as error:
+            raise HostUnreachable(
+                f"{shown(self._words)} on {self._machine} takes no more input", subject=self._machine
+            ) from error
+        except BufferError:
+            raise too_much_output(self._words, self._machine, MAX_OUTPUT) from None
+        finally:
+            self._forget_stdin()
 
     def read_line(self, timeout: float) -> bytes:
         deadline = time.monotonic() + timeout
@@ -95,19 +100,14 @@ class Child:
         view = memoryview(stdin)
         if view:
             self._selector.register(self._stdin, selectors.EVENT_WRITE)
-        else:
-            self._stdin.close()
         while view and self._popen.poll() is None:
-            if self._pump(_left(deadline), max_output):
+            if self._pump(min(_left(deadline), _LOOK), max_output):
                 try:
-                    view = view[os.write(self._stdin.fileno(), view[:_PIECE]) :]
-                except BlockingIOError:
-                    continue
+                    view = view[self._put(view) :]
                 except BrokenPipeError:
                     break
-        if stdin:
-            self._selector.unregister(self._stdin)
-            self._stdin.close()
+        self._forget_stdin()
+        self._stdin.close()
         self._finish(deadline, max_output)
         return self._completed()
 
@@ -138,14 +138,24 @@ class Child:
                 drain_until = drain_until or time.monotonic() + _DRAIN_GRACE
                 if time.monotonic() > drain_until:
                     break
-            # A descendant may keep the pipes open: no event tells that the program itself ended.
-            self._pump(min(_left(deadline), 0.2), max_output)
+            self._pump(min(_left(deadline), _LOOK), max_output)
         try:
             self._popen.wait(_left(deadline))
         except subprocess.TimeoutExpired:
             raise TimeoutError from None
 
-    def _pump(self, timeout: float, max_output: int | None = None) -> bool:
+    def _put(self, view: memoryview) -> int:
+        """Write what fits into the pipe."""
+        try:
+            return os.write(self._stdin.fileno(), view[:_PIECE])
+        except BlockingIOError:
+            return 0
+
+    def _forget_stdin(self) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(self._stdin)
+
+    def _pump(self, timeout: float | None, max_output: int | None = None) -> bool:
         """Read what is there, waiting at most timeout. True when the standard input takes more."""
         writable = False
         for key, _ in self._selector.select(timeout):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import fcntl
 import hashlib
 import hmac
@@ -95,7 +94,7 @@ def parse(text: str, where: str) -> list[Entry]:
         hosts, kind, encoded = words[:3]
         try:
             blob = base64.b64decode(encoded, validate=True)
-        except binascii.Error:
+        except ValueError:
             continue
         if blob_type(blob) != kind:
             continue
@@ -196,6 +195,6 @@ def _hash_matches(pattern: str, name: str) -> bool:
         return False
     try:
         salt, expected = base64.b64decode(parts[2], validate=True), base64.b64decode(parts[3], validate=True)
-    except binascii.Error:
+    except ValueError:
         return False
     return hmac.compare_digest(hmac.digest(salt, name.encode("utf-8", "replace"), "sha1"), expected)

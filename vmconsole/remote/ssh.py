@@ -24,6 +24,7 @@ _SESSIONS = 8
 """Programs at once on one connection; sshd's MaxSessions is 10 unless configured."""
 _CONNECTIONS = 8
 _ATTEMPTS = 3
+_ENOUGH_REFUSALS = 2
 _MAX_COMMAND = 128 * 1024 - 64
 """The login shell gets the command as one argument; Linux ends those at 128 KiB (MAX_ARG_STRLEN)."""
 
@@ -40,7 +41,7 @@ class SshMachine:
         self._hop: Hop | None = None
         self._commands = LinkPool(self._connect, share=_SESSIONS, limit=_CONNECTIONS)
         self._data = LinkPool(self._connect_for_data, share=1, limit=max(1, settings.data_connections))
-        self._forwarding_refused = False
+        self._refusals = 0
 
     @property
     def name(self) -> str:
@@ -81,13 +82,15 @@ class SshMachine:
     def open_unix(self, path: str) -> Stream:
         if "\0" in path:
             raise ValueError("a socket's path cannot hold a NUL byte")
-        if not self._forwarding_refused:
+        if self._refusals < _ENOUGH_REFUSALS:
             stream = self._forward(path)
             if stream is not None:
+                self._refusals = 0
                 return stream
         stream = self._relay(path)
-        # The socket can be reached, only not through sshd itself: its policy says no, so ask no more.
-        self._forwarding_refused = True
+        # The socket can be reached, only not through sshd itself, so its policy says no. Or the
+        # socket came up between the two, therefore once is not enough.
+        self._refusals += 1
         return stream
 
     def close(self) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import threading
+import os
+import socket
+import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +18,9 @@ from vmconsole.remote.command import printable
 from vmconsole.remote.ssh_config import Hop
 
 _AGENT_TIMEOUT = 5.0
+"""Seconds for the agent to list its keys."""
+_AUTH_TIMEOUT = 30.0
+"""Seconds for one key: directory services and DNS make servers slow, and a token may want a touch."""
 
 
 @dataclass
@@ -33,8 +39,20 @@ def authenticate(
 
     Raises HostUnreachable with the keys that were tried.
     """
+    with _agent_keys(use_agent=use_agent) as agent:
+        _offer(transport, hop, machine, explicit, agent)
+
+
+def _offer(
+    transport: paramiko.Transport,
+    hop: Hop,
+    machine: str,
+    explicit: tuple[Path, ...],
+    agent: list[paramiko.AgentKey],
+) -> None:
     notes = _Notes()
-    for label, key in _keys(hop, explicit, notes, use_agent=use_agent):
+    transport.auth_timeout = _AUTH_TIMEOUT
+    for label, key in _keys(hop, explicit, notes, agent):
         notes.tried.append(label)
         try:
             more = transport.auth_publickey(hop.user, key)
@@ -61,10 +79,9 @@ def authenticate(
 
 
 def _keys(
-    hop: Hop, explicit: tuple[Path, ...], notes: _Notes, *, use_agent: bool
+    hop: Hop, explicit: tuple[Path, ...], notes: _Notes, agent: list[paramiko.AgentKey]
 ) -> Iterator[tuple[str, paramiko.PKey]]:
     """Our keys in the order that gets in with the fewest tries: servers count them (MaxAuthTries)."""
-    agent = _agent_keys() if use_agent else []
     held = {key.asbytes(): key for key in agent}
     offered: set[bytes] = set()
     for path in dict.fromkeys(path.expanduser() for path in hop.identity_files):
@@ -120,20 +137,25 @@ def _public_blob(path: Path) -> bytes | None:
     return None
 
 
-def _agent_keys() -> list[paramiko.AgentKey]:
-    """Keys of the agent that SSH_AUTH_SOCK names. One that hangs or breaks counts as none."""
-    keys: list[paramiko.AgentKey] = []
-
-    def ask() -> None:
+@contextmanager
+def _agent_keys(*, use_agent: bool) -> Iterator[list[paramiko.AgentKey]]:
+    """Keys of the agent that SSH_AUTH_SOCK names. One that is missing, hangs or breaks counts as none."""
+    path = os.environ.get("SSH_AUTH_SOCK", "") if use_agent else ""
+    if not path:
+        yield []
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_AGENT_TIMEOUT)
+        agent = paramiko.agent.AgentSSH()
         try:
-            keys.extend(paramiko.Agent().get_keys())
-        except (paramiko.SSHException, OSError):
+            connection.connect(path)
+            # paramiko.Agent would connect by itself, without a time limit
+            agent._connect(connection)  # type: ignore[attr-defined] # private, so not in the stubs
+        except (paramiko.SSHException, OSError, struct.error):
+            yield []
             return
-
-    asking = threading.Thread(target=ask, name="ssh-agent", daemon=True)
-    asking.start()
-    asking.join(_AGENT_TIMEOUT)
-    return list(keys)
+        connection.settimeout(_AUTH_TIMEOUT)
+        yield list(agent.get_keys())
 
 
 def _refused(hop: Hop, machine: str, notes: _Notes) -> HostUnreachable:

@@ -17,10 +17,8 @@ from vmconsole.remote.ssh_auth import authenticate
 from vmconsole.remote.ssh_config import Hop
 from vmconsole.remote.ssh_settings import SshSettings
 from vmconsole.remote.ssh_socket import RawSocket, WatchedSocket, tune
-from vmconsole.remote.ssh_transport import ChannelRefused, LinkChannel, LinkTransport
+from vmconsole.remote.ssh_transport import ChannelRefused, LinkChannel, LinkTransport, at_most
 
-_AUTH_TIMEOUT = 30.0
-"""Seconds for one key: directory services and DNS make servers slow to answer."""
 _IDLE = "exec cat >/dev/null"
 """Runs in the idle terminal session: ends by itself when the connection does."""
 
@@ -76,9 +74,9 @@ class Link:
         """
         with suppress(ChannelRefused, paramiko.SSHException, EOFError):
             self._idle = self.open("session", [], timeout)
-            self._idle.settimeout(timeout)
-            self._idle.get_pty("dumb")
-            self._idle.exec_command(_IDLE)
+            with at_most(timeout, self._idle):
+                self._idle.get_pty("dumb")
+                self._idle.exec_command(_IDLE)
 
     def close(self) -> None:
         self.transport.end()
@@ -98,7 +96,6 @@ def connect(settings: SshSettings, hop: Hop) -> Link:
     link, _ = _shake_hands(settings, hop, check=True)
     try:
         transport = link.transport
-        transport.auth_timeout = max(_AUTH_TIMEOUT, settings.connect_timeout)
         authenticate(transport, hop, settings.name, settings.identity_files, use_agent=settings.use_agent)
         transport.sock.watch(transport.ask_alive)
     except HostUnreachable:

@@ -12,7 +12,7 @@ from vmconsole.errors import CommandFailed
 from vmconsole.remote.command import MAX_STDERR, shown, too_much_output
 from vmconsole.remote.machine import MAX_OUTPUT, Completed
 from vmconsole.remote.ssh_link import Link, LinkLost
-from vmconsole.remote.ssh_transport import LinkChannel
+from vmconsole.remote.ssh_transport import LinkChannel, at_most
 
 _PIECE = 256 * 1024
 _SMALL_INPUT = 16 * 1024
@@ -45,12 +45,9 @@ class SshProcess:
 
     def begin(self, command: bytes, timeout: float) -> None:
         """Ask the server to run it. Raises LinkLost, CommandFailed when the server will not."""
-        # exec_command() waits without limit; closing the channel from outside ends the wait.
-        alarm = threading.Timer(timeout, self._channel.close)
-        alarm.daemon = True
-        alarm.start()
         try:
-            self._channel.exec_command(command)
+            with at_most(timeout, self._channel):
+                self._channel.exec_command(command)
         except (paramiko.SSHException, EOFError, OSError) as error:
             if not self._link.alive:
                 raise self._lost() from error
@@ -59,8 +56,6 @@ class SshProcess:
                 hint="Does the login user have a shell there, and no ForceCommand?",
                 subject=self._link.machine,
             ) from error
-        finally:
-            alarm.cancel()
 
     def write(self, data: bytes) -> None:
         send_all(self._link, self._channel, data)

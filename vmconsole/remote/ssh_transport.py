@@ -16,6 +16,8 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import paramiko
 from paramiko.buffered_pipe import PipeTimeout
@@ -139,6 +141,18 @@ class LinkChannel(Channel):
     def piece(self) -> int:
         """Most bytes that one packet to the server carries."""
         return max(1, self.out_max_packet_size - _SIZED_FOR_SEND)
+
+
+@contextmanager
+def at_most(seconds: float, channel: Channel) -> Iterator[None]:
+    """Requests on a channel wait for their answer without limit; closing it from outside ends the wait."""
+    alarm = threading.Timer(seconds, channel.close)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()
 
 
 class LinkTransport(paramiko.Transport):

@@ -46,6 +46,7 @@ def back_up(
     guest: Guest,
     hypervisor: Hypervisor,
     repository: Repository,
+    repository_id: str,
     writer: RepositoryWriter,
     options: ExportOptions,
     full_every: int,
@@ -59,9 +60,7 @@ def back_up(
     all_points = writer.points()
     points = guest_points(guest.uuid, all_points)
     with step(context.events, context.run, guest.name, "plan"):
-        plan = hypervisor.plan(
-            guest.uuid, repository.id(), points, with_full_rule(options, points, full_every)
-        )
+        plan = hypervisor.plan(guest.uuid, repository_id, points, with_full_rule(options, points, full_every))
     announce(plan, context)
     export = hypervisor.export(plan, context)
     archive: ArchiveWriter | None = None

@@ -123,11 +123,13 @@ class Runner:
     def _backup_into(
         self, repository: Repository, targets: Sequence[Target], context: Context, outcome: Outcome
     ) -> None:
+        # Asked before the writer locks the repository.
+        repository_id = repository.id()
         with repository.writer(context) as writer:
             for target in targets:
                 self._cancel.check()
                 try:
-                    outcome.points.append(self._backup_one(target, repository, writer, context))
+                    outcome.points.append(self._backup_one(target, repository_id, writer, context))
                 except Cancelled:
                     raise
                 except VmconsoleError as error:
@@ -137,7 +139,7 @@ class Runner:
                 self._store.save_points(repository.name, writer.points())
 
     def _backup_one(
-        self, target: Target, repository: Repository, writer: RepositoryWriter, context: Context
+        self, target: Target, repository_id: str, writer: RepositoryWriter, context: Context
     ) -> RestorePoint:
         holder = self._store.claim(f"guest/{target.guest.uuid}", context.run)
         if holder != context.run:
@@ -149,7 +151,8 @@ class Runner:
         return back_up(
             target.guest,
             target.hypervisor,
-            repository,
+            target.repository,
+            repository_id,
             writer,
             target.options,
             target.full_every,

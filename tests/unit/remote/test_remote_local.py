@@ -21,7 +21,8 @@ Until = Callable[..., None]
 
 
 @pytest.fixture
-def machine() -> LocalMachine:
+def machine(monkeypatch: pytest.MonkeyPatch) -> LocalMachine:
+    monkeypatch.setattr("vmconsole.remote.child._KILL_GRACE", 0.3)
     return LocalMachine()
 
 

@@ -1,4 +1,4 @@
-"""Addresses and the SSH configuration; each case with ssh's own parser and with the one for hosts without it."""
+"""Addresses and the SSH configuration, with ssh's own parser and with the one for machines without ssh."""
 
 from __future__ import annotations
 
@@ -64,8 +64,9 @@ def test_any_address_is_survived(text: str) -> None:
 
 def test_alias(resolve_in: Resolve) -> None:
     hop = resolve_in(
-        "Host kvm\n HostName box.lan\n User admin\n Port 2222\n IdentityFile /keys/one\n IdentityFile /keys/two\n"
-        " IdentitiesOnly yes\n HostKeyAlias cluster\n UserKnownHostsFile /known/one\n",
+        "Host kvm\n HostName box.lan\n User admin\n Port 2222\n IdentityFile /keys/one\n"
+        " IdentityFile /keys/two\n IdentitiesOnly yes\n HostKeyAlias cluster\n"
+        " UserKnownHostsFile /known/one\n",
         "kvm",
     )
     assert (hop.host, hop.port, hop.user) == ("box.lan", 2222, "admin")
@@ -94,7 +95,8 @@ def test_our_known_hosts_come_first(resolve_in: Resolve, tmp_path: Path) -> None
 def test_jump_through_two_hosts(resolve_in: Resolve) -> None:
     hop = resolve_in(
         "Host kvm\n HostName 10.1.1.1\n ProxyJump first,me@second:2200\n"
-        "Host second\n HostName second.lan\n ProxyJump ignored\nHost first\n HostName first.lan\n User jumper\n",
+        "Host second\n HostName second.lan\n ProxyJump ignored\n"
+        "Host first\n HostName first.lan\n User jumper\n",
         "root@kvm",
     )
     assert hop.address == "root@10.1.1.1"

@@ -40,7 +40,14 @@ def repository(diary):
 
 def make(host, repository, events=None, cancel=None, full_every=30):
     return back_up(
-        guest(), host, repository, repository, ExportOptions(), full_every, context(events, cancel)
+        guest(),
+        host,
+        repository,
+        repository.id(),
+        repository,
+        ExportOptions(),
+        full_every,
+        context(events, cancel),
     )
 
 

@@ -18,7 +18,7 @@ def repository():
 @pytest.fixture
 def point(repository):
     host = FakeHypervisor(repository.diary)
-    return back_up(guest(), host, repository, repository, ExportOptions(), 30, context())
+    return back_up(guest(), host, repository, repository.id(), repository, ExportOptions(), 30, context())
 
 
 class FakeFile:

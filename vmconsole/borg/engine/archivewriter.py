@@ -30,7 +30,6 @@ class EngineArchiveWriter:
         self._session = session
         self._draft: Draft | None = session.draft(name)
         self._disks: dict[str, EngineDiskWriter] = {}
-        self._parents: dict[tuple[str, str], ChunkList] = {}
 
     def disk(self, path: str, size: int, parent: tuple[str, str] | None = None) -> EngineDiskWriter:
         """Raises BackupFailed when the parent is missing or cut into chunks of another size."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from copy import copy
 
 from vmconsole.borg.engine.checkpoints import Draft
 from vmconsole.borg.engine.chunks import ID, ChunkList
@@ -13,6 +14,8 @@ from vmconsole.borg.engine.session import Session
 from vmconsole.errors import BackupFailed
 
 _NONE, _WHOLE, _PART = 0, 1, 2
+_COPY = 1024 * 1024
+"""Bytes of ids copied at once: the interpreter makes a temporary of as much."""
 Complete = tuple[int, Partial]
 
 
@@ -67,7 +70,10 @@ class EngineDiskWriter:
                 last -= 1
                 done.append(self._part(last, 0, self._length_at(last), Source.PARENT))
             self._claim(first, last)
-            self._ids[first * ID : last * ID] = memoryview(parent.ids)[first * ID : last * ID]
+            source = memoryview(parent.ids)
+            for start in range(first * ID, last * ID, _COPY):
+                end = min(start + _COPY, last * ID)
+                self._ids[start:end] = source[start:end]
         self._complete_all(done)
 
     def zero(self, offset: int, length: int) -> None:
@@ -100,8 +106,9 @@ class EngineDiskWriter:
         with self._lock:
             self._idle.wait_for(lambda: not self._pending)
             self._closed = True
+            self._parent = None
             if self._error is not None:
-                raise self._error
+                raise copy(self._error)
             self._session.check()
             gap = self._state.find(_NONE) if not self._parts else min(self._parts)
             if self._parts or gap >= 0:
@@ -128,7 +135,7 @@ class EngineDiskWriter:
 
     def _begin(self, offset: int, length: int) -> None:
         if self._error is not None:
-            raise self._error
+            raise copy(self._error)
         self._session.check()
         if self._closed or offset < 0 or length < 0 or offset + length > self.size:
             raise BackupFailed(

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import copy
 from datetime import datetime
 
 from borg.cache import LocalCache
@@ -21,9 +22,9 @@ from vmconsole.borg.engine.checkpoints import Draft, remove_stale
 from vmconsole.borg.engine.codec import BORG_BUFFER, Buffer, zeros
 from vmconsole.borg.engine.itemwriter import MemberList, borg_time
 from vmconsole.borg.engine.ledger import Ledger
-from vmconsole.borg.engine.translate import translate
+from vmconsole.borg.engine.translate import lock_lost, translate
 from vmconsole.borg.engine.workers import Workers
-from vmconsole.errors import BackupFailed, RepositoryLocked
+from vmconsole.errors import BackupFailed, RepositoryError, VmconsoleError
 from vmconsole.events import Warned
 from vmconsole.interfaces import Context
 
@@ -53,8 +54,7 @@ class Session:
     def _changing(self) -> Iterator[Ledger]:
         """Change the repository, alone."""
         with self.access.locked():
-            if self._broken is not None:
-                raise self._broken
+            self._raise_again()
             try:
                 yield self._ledger
             except BaseException as error:
@@ -64,8 +64,19 @@ class Session:
     def check(self) -> None:
         """Raise Cancelled, or what broke the session."""
         self.context.cancel.check()
-        if self._broken is not None:
-            raise translate(self._broken, self.settings, self.access.said)
+        self._raise_again()
+
+    def _raise_again(self) -> None:
+        """Raise what broke the session: a copy, for one object raised in many threads ties their frames up."""
+        if self._broken is None:
+            return
+        ours = translate(self._broken, self.settings, self.access.said)
+        if not isinstance(ours, VmconsoleError):
+            ours = RepositoryError(
+                f"Nothing more was written to repository {self.settings.name} after an internal error: {ours!r}.",
+                subject=self.settings.name,
+            )
+        raise copy(ours)
 
     def draft(self, name: str) -> Draft:
         """Begin an archive. Raises BackupFailed when there is one of that name."""
@@ -160,11 +171,7 @@ class Session:
     def _assert_locked(self) -> None:
         """A lock that somebody broke meanwhile protects nothing: another writer may be at work."""
         if not self.settings.is_remote and not self.access.repository.lock.got_exclusive_lock():
-            raise RepositoryLocked(
-                f"The lock of repository {self.settings.name} was taken away while a backup was written.",
-                hint="Somebody ran `borg break-lock`. Nothing was committed; run the backup again.",
-                subject=self.settings.name,
-            )
+            raise lock_lost(self.settings)
 
     def warn(self, message: str, hint: str = "") -> None:
         self.context.events(Warned(self.context.run, self.settings.name, message, hint))
@@ -189,5 +196,5 @@ class Session:
             cache.close()
         except Exception as error:  # noqa: BLE001 - its lock must go in any case
             _log.warning("Borg's cache did not close cleanly: %s", error)
-            if cache.cache_config is not None:
-                cache.cache_config.close()
+            with suppress(Exception):
+                cache.cache_config.lock.release()

@@ -120,12 +120,8 @@ def translate(error: Exception, settings: BorgSettings, said: Sequence[str] = ()
             hint=f"Check who owns {where} and whether it is mounted read-only.",
             subject=name,
         )
-    if isinstance(error, LockErrorT):
-        return RepositoryLocked(
-            f"The lock of repository {name} was taken away: {text}",
-            hint="Somebody ran `borg break-lock` meanwhile. Nothing was committed; run the backup again.",
-            subject=name,
-        )
+    if isinstance(error, LockErrorT) or (isinstance(error, AssertionError) and _NO_LOCK in text):
+        return lock_lost(settings)
     if isinstance(error, _DAMAGED):
         return RepositoryDamaged(
             f"Repository {name} is damaged: {text}", hint=f"Look closer: borg check {where}", subject=name
@@ -145,6 +141,7 @@ def translate(error: Exception, settings: BorgSettings, said: Sequence[str] = ()
     return error
 
 
+_NO_LOCK = "exclusive lock should exist"
 _REST = (BorgError, RemoteRepository.RPCError)
 
 
@@ -165,6 +162,15 @@ def disconnected(settings: BorgSettings, text: str, said: Sequence[str]) -> Repo
         f"No connection to repository {settings.name}: {reason}",
         hint=f"Try it by hand: {settings.remote_shell} {_host(settings.location)} "
         f"{settings.remote_path or 'borg'} --version",
+        subject=settings.name,
+    )
+
+
+def lock_lost(settings: BorgSettings) -> RepositoryLocked:
+    """Our lock was there and is gone."""
+    return RepositoryLocked(
+        f"The lock of repository {settings.name} was taken away while it was in use.",
+        hint="Somebody ran `borg break-lock` meanwhile. Nothing was committed; run the backup again.",
         subject=settings.name,
     )
 

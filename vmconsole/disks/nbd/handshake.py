@@ -13,6 +13,7 @@ from vmconsole.errors import HostError, HostUnreachable, NotPermitted, ProtocolE
 
 _MAX_REPLY: Final = 4 * protocol.MAX_STRING
 _MAX_REPLIES: Final = 10_000
+_MAX_ANSWER: Final = 8 * 1024 * 1024
 _DEFAULT_PREFERRED: Final = 4096
 _LEAST_MAXIMUM: Final = 512
 _UNLIMITED: Final = 2**32 - 1
@@ -104,11 +105,13 @@ def _ask(wire: Wire, option: Option, data: bytes = b"") -> list[_Reply]:
 
 
 def _answers(wire: Wire, option: Option) -> Iterator[_Reply]:
+    room = _MAX_ANSWER
     for _ in range(_MAX_REPLIES):
         magic, number, kind, length = protocol.OPTION_REPLY.unpack(wire.receive(protocol.OPTION_REPLY.size))
         if magic != protocol.OPTION_REPLY_MAGIC or number != option:
             raise ProtocolError("The NBD server answered something that was not asked.", subject=wire.subject)
-        if length > _MAX_REPLY:
+        room -= length
+        if length > _MAX_REPLY or room < 0:
             raise ProtocolError(
                 f"The NBD server announced {length} bytes in answer to an option.", subject=wire.subject
             )

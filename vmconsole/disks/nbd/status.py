@@ -18,7 +18,7 @@ Run = tuple[int, int, int]
 _MAX_DESCRIPTORS: Final = 2 * 1024 * 1024
 """In one reply; QEMU sends at most 128 Ki, nbdkit 1 Mi."""
 _MAX_RUNS: Final = 32 * 1024 * 1024
-_FREE_REQUESTS: Final = 50_000
+_FREE_REQUESTS: Final = 20_000
 _LEAST_PROGRESS: Final = 1024 * 1024
 """Bytes a request must advance the map on average, after the free ones."""
 

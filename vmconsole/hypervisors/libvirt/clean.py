@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from vmconsole.errors import GuestNotFound, HostError, ProtocolError
-from vmconsole.hypervisors.libvirt import guard, journal
+from vmconsole.hypervisors.libvirt import guard, journal, overlay
 from vmconsole.hypervisors.libvirt.virsh import Virsh
 from vmconsole.model.run import JournalEntry
 from vmconsole.remote.machine import Machine
 
 
 def clean_export(machine: Machine, entry: JournalEntry) -> str:
-    """End the job if it is still ours, remove its files and its checkpoint. Idempotent.
+    """End the job if it is still ours, merge its overlays, remove its files and checkpoint. Idempotent.
 
     Raises HostError when something is left; ProtocolError when the entry is unreadable.
     """
     watched = journal.watched(entry.payload)
     name = entry.payload.get("name", watched.uuid)
+    if overlay.FIELD in entry.payload:
+        overlays = overlay.read_payload(entry.payload)
+        note = overlay.merge(Virsh(machine, watched.uri), watched.uuid, name, overlays)
+    else:
+        note = ""
     left = guard.clean(machine, watched)
     if left:
         raise HostError(
@@ -23,7 +28,7 @@ def clean_export(machine: Machine, entry: JournalEntry) -> str:
             hint=f"Look at it: virsh domjobinfo {watched.uuid}; then: vmconsole doctor --clean",
             subject=machine.name,
         )
-    return f"Cleaned up after the backup of {name} on {machine.name}."
+    return note or f"Cleaned up after the backup of {name} on {machine.name}."
 
 
 def clean_freeze(machine: Machine, entry: JournalEntry) -> str:

@@ -34,7 +34,8 @@ class Watched:
 
     checkpoint: the new one, empty when there is none. folder, reserve: where and how many bytes
     must stay free. budget: seconds the guest may stay frozen; patience: seconds for one answer of
-    its agent.
+    its agent. silence: after so many seconds without a word from us the guard undoes everything.
+    undo_more: shell text that defines undo_more(), what the guard has to undo besides.
     """
 
     uri: str
@@ -47,6 +48,8 @@ class Watched:
     freeze: bool = False
     budget: float = 10.0
     patience: float = 5.0
+    silence: int = SILENCE
+    undo_more: str = ""
 
     def arguments(self, mode: str) -> list[str]:
         return [
@@ -60,7 +63,7 @@ class Watched:
             "yes" if self.freeze else "no",
             f"{self.budget:g}",
             str(max(1, round(self.patience))),
-            str(SILENCE),
+            str(self.silence),
             *self.files,
         ]
 
@@ -103,7 +106,8 @@ class Guard:
     @classmethod
     def start(cls, machine: Machine, watched: Watched) -> Guard:
         """Raises what Machine.start raises, HostUnreachable when it does not come up."""
-        process = machine.start(["sh", "-c", source(), "vmconsole-guard", *watched.arguments("hold")])
+        script = watched.undo_more + source()
+        process = machine.start(["sh", "-c", script, "vmconsole-guard", *watched.arguments("hold")])
         guard = cls(process, watched, machine.name)
         try:
             guard._expect({"hello"}, 60.0)
@@ -296,7 +300,7 @@ class Guard:
         self._process.write(command.encode() + b"\n")
 
     def _beat(self) -> None:
-        while not self._ended.wait(SILENCE / 6):
+        while not self._ended.wait(self._watched.silence / 6):
             with self._lock:
                 if self._ended.is_set():
                     return

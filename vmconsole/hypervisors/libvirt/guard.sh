@@ -7,6 +7,7 @@
 #
 # hold: commands on stdin, one a line, answers on stdout behind "@ ":
 #   cut (then a line of backup XML and one of checkpoint XML)   freeze.. cut.. thaw.. ready|failed
+#            (or a line of snapshot XML and an empty one)
 #   status   job ours|none|foreign|unknown, then the domain's state
 #   release  end the job, keep the checkpoint: released|stuck
 #   keep     the checkpoint stays from here on: kept
@@ -88,6 +89,10 @@ undo() {
     stop_watching
     [ "$pending" = yes ] && thaw
     end_job || { say "stuck the backup job did not end: $(flat "$xml")"; return 1; }
+    # A method that left more than files brings its own way back.
+    if type undo_more >/dev/null 2>&1; then
+        undo_more || { say "stuck $(flat "$errors")"; return 1; }
+    fi
     wake
     rm -f -- "$@" 2>/dev/null
     [ "$keep" = yes ] && return 0
@@ -182,7 +187,13 @@ cut() {
     [ "$freeze" = yes ] && freeze_guest
     say "cutting"
     now; at=$up
-    if [ -n "$record" ]; then
+    if [ "${backup#<domainsnapshot}" != "$backup" ]; then
+        errors=$(timeout -k 5 60 virsh -c "$uri" snapshot-create "$uuid" /dev/fd/3 \
+            --disk-only --no-metadata --atomic 2>&1 >/dev/null </dev/null 3<<SNAPSHOT
+$backup
+SNAPSHOT
+        )
+    elif [ -n "$record" ]; then
         errors=$(timeout -k 5 60 virsh -c "$uri" backup-begin "$uuid" /dev/fd/3 /dev/fd/4 \
             2>&1 >/dev/null </dev/null 3<<BACKUP 4<<RECORD
 $backup

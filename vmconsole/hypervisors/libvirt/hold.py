@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 
 from vmconsole.errors import VmconsoleError
@@ -28,11 +29,14 @@ def begin(
     checkpoint: str,
     mark: str,
     files: tuple[str, ...],
+    undo_more: str = "",
+    remember: Mapping[str, str] | None = None,
 ) -> Hold:
     """Write the journal entry, then start the guard. Raises HostError.
 
     checkpoint: name of the one the cut will make, empty for none. mark: text without XML specials
     that only this job's XML will hold. files: what the job leaves in the host's file system.
+    undo_more: see Watched. remember: more fields for the journal entry.
     """
     facts: PlanFacts = plan.facts
     guest, options = facts.guest, plan.options
@@ -47,10 +51,13 @@ def begin(
         freeze=options.freeze and guest.agent and guest.state is GuestState.RUNNING,
         budget=options.freeze_budget,
         patience=options.agent_timeout,
+        undo_more=undo_more,
     )
     with step(context.events, context.run, guest.name, "lock"):
         entry = context.journal.acquire(
-            plan.guest.host, journal.KIND, journal.payload(plan.method, guest.name, watched)
+            plan.guest.host,
+            journal.KIND,
+            {**journal.payload(plan.method, guest.name, watched), **(remember or {})},
         )
         try:
             held = Guard.start(virsh.machine, watched)
@@ -188,8 +195,8 @@ class Hold:
         found = []
         if report.early:
             found.append(
-                f"The guest was thawed on the host after its budget of {self._watched.budget:g} s, before the "
-                f"cut was made (frozen for {report.freeze_ms} ms); this backup is crash-consistent."
+                f"The guest was thawed after its budget of {self._watched.budget:g} s, before the cut was "
+                f"made (it was frozen for {report.freeze_ms} ms); this backup is crash-consistent."
             )
         elif self._watched.freeze and not report.frozen:
             found.append(f"The guest could not be frozen ({report.reason}); this backup is crash-consistent.")
@@ -198,8 +205,6 @@ class Hold:
                 f"The guest agent does not answer; look whether the guest is frozen: "
                 f"virsh domfsthaw {self._watched.uuid}"
             )
-        for message in found:
-            self._warn(message, "")
         return tuple(found)
 
     def _warn(self, message: str, hint: str) -> None:

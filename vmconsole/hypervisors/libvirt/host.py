@@ -13,7 +13,9 @@ from vmconsole.hypervisors.libvirt.inventory import take_inventory
 from vmconsole.hypervisors.libvirt.offline import open_offline_export
 from vmconsole.hypervisors.libvirt.plan import make_plan
 from vmconsole.hypervisors.libvirt.pull import open_pull_export
+from vmconsole.hypervisors.libvirt.push import open_push_export
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
+from vmconsole.hypervisors.libvirt.snapshot import open_snapshot_export
 from vmconsole.hypervisors.libvirt.target import JOURNAL_KIND as CREATE_KIND
 from vmconsole.hypervisors.libvirt.target import clean_create
 from vmconsole.hypervisors.libvirt.virsh import Virsh
@@ -35,6 +37,8 @@ Open = Callable[[Virsh, LibvirtSettings, ExportPlan, Context], Export]
 
 METHODS: Mapping[str, Open] = {
     "pull": open_pull_export,
+    "push": open_push_export,
+    "snapshot": open_snapshot_export,
     "offline": open_offline_export,
 }
 

@@ -48,6 +48,10 @@ def scratch_path(folder: str, uuid: str, disk: str, run: str) -> str:
     return f"{folder.rstrip('/')}/{PREFIX}{uuid[:8]}-{plain(disk)}-{plain(run)}.scratch"
 
 
+def overlay_path(folder: str, uuid: str, disk: str, run: str) -> str:
+    return f"{folder.rstrip('/')}/{PREFIX}{uuid[:8]}-{plain(disk)}-{plain(run)}.overlay"
+
+
 def socket_path(folder: str, uuid: str, run: str) -> str:
     """As short as is still unique: the path must fit into SOCKET_PATH_MAX bytes."""
     return f"{folder.rstrip('/')}/{PREFIX}{uuid[:8]}-{plain(run)[-12:]}.sock"

@@ -13,17 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vmconsole.errors import BackupFailed, GuestBusy, HostError, ProtocolError
+from vmconsole.errors import BackupFailed, GuestBusy, HostError
 from vmconsole.events import step
 from vmconsole.hypervisors.libvirt import names
 from vmconsole.hypervisors.libvirt.facts import CheckpointFacts, DiskFacts, GuestFacts, PlanFacts, point_facts
 from vmconsole.hypervisors.libvirt.members import collect_members
 from vmconsole.hypervisors.libvirt.qemunbd import Image, NbdServers, read_options, serve
 from vmconsole.hypervisors.libvirt.sections import MISSING, collect
-from vmconsole.hypervisors.libvirt.served import DiskFacet, ServedDisk, bitmap_context, recorded_below
+from vmconsole.hypervisors.libvirt.served import (
+    DiskFacet,
+    ServedDisk,
+    bitmap_context,
+    recorded_below,
+    refuse_unreadable,
+)
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
-from vmconsole.hypervisors.libvirt.xml import parse_domain
 from vmconsole.interfaces import Context, Cut, DiskExport, ExportPlan
 from vmconsole.model.point import Consistency, Mode
 
@@ -154,7 +159,7 @@ def open_offline_export(
     facts: PlanFacts = plan.facts
     guest = facts.guest
     selected = [guest.disk(disk.id) for disk in plan.disks if disk.mode is not Mode.SKIPPED]
-    _refuse_unreadable(guest, selected)
+    refuse_unreadable(guest, selected, "while it is off")
     with step(context.events, context.run, guest.name, "cut"):
         watch = Watch(virsh, guest, [path for disk in selected for path in (disk.source, *disk.chain)])
         moment = context.clock.now()
@@ -215,18 +220,3 @@ def _recording(facts: PlanFacts, disk: DiskFacts) -> CheckpointFacts | None:
         if names.belongs_to(item.name, facts.repository) and disk.id in item.disks and item.name in sound
     ]
     return max(ours, key=lambda item: item.created, default=None)
-
-
-def _refuse_unreadable(guest: GuestFacts, disks: Sequence[DiskFacts]) -> None:
-    try:
-        encrypted = {disk.id for disk in parse_domain(guest.inactive_xml).disks if disk.encrypted}
-    except ProtocolError:
-        encrypted = set()
-    for disk in disks:
-        if disk.id in encrypted or not disk.source.startswith("/"):
-            what = "encrypted" if disk.id in encrypted else f"on the network ({disk.source})"
-            raise BackupFailed(
-                f"Disk {disk.id} of {guest.name} is {what}; it can only be read while the guest runs.",
-                hint="Start the guest, or exclude the disk.",
-                subject=guest.name,
-            )

@@ -124,7 +124,7 @@ def _opened(
         raise
     cut = replace(
         hold.cut_made,
-        warnings=(*plan.warnings, *hold.cut_made.warnings, *warnings),
+        warnings=(*hold.cut_made.warnings, *warnings),
         facts=point_facts("pull", guest, made),
     )
     return PullExport(cut=cut, disks=disks, files=members, hold=hold)

@@ -27,6 +27,7 @@ finish() {
         report="$report $?"
     done
     kill -TERM "$reaper" 2>/dev/null
+    wait "$reaper"
     rm -rf -- "$dir"
     echo "stopped$report"
 }

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from vmconsole.disks import extents as maps
 from vmconsole.disks.nbd.client import NbdClient
 from vmconsole.disks.nbd.parallel import read_many
-from vmconsole.errors import ProtocolError
-from vmconsole.hypervisors.libvirt.facts import DiskFacts
+from vmconsole.errors import BackupFailed, ProtocolError
+from vmconsole.hypervisors.libvirt.facts import DiskFacts, GuestFacts
 from vmconsole.hypervisors.libvirt.images import parse_info
 from vmconsole.hypervisors.libvirt.qemunbd import NbdServers
+from vmconsole.hypervisors.libvirt.xml import parse_domain
 from vmconsole.interfaces import Cancel, DiskPlan
 from vmconsole.model.extent import Content, Extent
 from vmconsole.remote.machine import Machine
@@ -57,6 +58,22 @@ def recorded_below(machine: Machine, disk: DiskFacts, bitmap: str) -> bool:
         except ProtocolError:
             return True
     return False
+
+
+def refuse_unreadable(guest: GuestFacts, disks: Sequence[DiskFacts], how: str) -> None:
+    """Raise BackupFailed for disks that only the guest's own QEMU can read."""
+    try:
+        encrypted = {disk.id for disk in parse_domain(guest.inactive_xml).disks if disk.encrypted}
+    except ProtocolError:
+        encrypted = set()
+    for disk in disks:
+        if disk.id in encrypted or not disk.source.startswith("/"):
+            what = "encrypted" if disk.id in encrypted else f"on the network ({disk.source})"
+            raise BackupFailed(
+                f"Disk {disk.id} of {guest.name} is {what}; it cannot be read {how}.",
+                hint="Back the guest up running, with method = pull or push; or exclude the disk.",
+                subject=guest.name,
+            )
 
 
 class ServedDisk:
