@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from vmconsole.errors import EXIT_INTERNAL, EXIT_INTERRUPTED
 from vmconsole.interfaces import Cancel
@@ -25,20 +26,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         args = parse(sys.argv[1:] if argv is None else argv)
         cancel = Cancel()
-        _stop_on_signals(cancel)
+        before = _stop_on_signals(cancel)
         wiring = Wiring(Path(args.config) if args.config else None, cancel)
         try:
             return run(args, wiring)
         finally:
             wiring.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a message
         return _bug(error)
 
 
-def _stop_on_signals(cancel: Cancel) -> None:
-    """The first signal asks for a clean stop; the second one interrupts at once."""
+def _stop_on_signals(cancel: Cancel) -> dict[signal.Signals, Any]:
+    """The first signal asks for a clean stop; the second one interrupts at once. Returns the old handlers."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if cancel.is_set():
@@ -47,10 +50,13 @@ def _stop_on_signals(cancel: Cancel) -> None:
         if sys.stderr.isatty():
             os.write(2, b"\nStopping cleanly; once more to stop at once (then: vmconsole doctor --clean).\n")
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # A run started with nohup, or detached, keeps ignoring what it was told to ignore.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
+    # A run started with nohup, or detached, keeps ignoring what it was told to ignore.
+    wanted = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    return {number: signal.signal(number, stop) for number in wanted}
 
 
 def _bug(error: Exception) -> int:

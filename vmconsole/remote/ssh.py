@@ -220,7 +220,11 @@ class SshMachine:
 
     def _connect_for_data(self) -> Link:
         link = self._connect()
-        link.stay_prompt(self._settings.connect_timeout)
+        try:
+            link.stay_prompt(self._settings.connect_timeout)
+        except BaseException:
+            link.close()
+            raise
         return link
 
 

@@ -61,7 +61,7 @@ class Link:
     def lost(self, what: str = "") -> LinkLost:
         """The error for a connection that went away. what: what was under way."""
         return LinkLost(
-            f"The connection to {self.machine} was lost" + (f" while {what}" if what else "") + self._why(),
+            f"The connection to {self.machine} was lost{self._why()}" + (f" while {what}" if what else ""),
             hint=f"Try again; if it stays so, look at the network and at sshd's log on {self.machine}.",
             subject=self.machine,
         )
@@ -70,7 +70,7 @@ class Link:
         """Open an idle terminal session: sshd sends small packets without delay only with one.
 
         It has to be the first session: sshd decides once per connection. Without one (PermitTTY
-        no) everything works, small answers just take longer.
+        no) everything works, small answers just take longer. Raises HostUnreachable.
         """
         with suppress(ChannelRefused, paramiko.SSHException, EOFError):
             self._idle = self.open("session", [], timeout)
@@ -88,7 +88,7 @@ class Link:
 
     def _why(self) -> str:
         watched = self.transport.sock
-        return f": no answer for {watched.patience:g} s" if watched.silent else ""
+        return f" (no answer for {watched.patience:g} s)" if watched.silent else ""
 
 
 def connect(settings: SshSettings, hop: Hop) -> Link:

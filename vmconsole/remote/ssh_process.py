@@ -15,8 +15,6 @@ from vmconsole.remote.ssh_link import Link, LinkLost
 from vmconsole.remote.ssh_transport import LinkChannel, at_most
 
 _PIECE = 256 * 1024
-_SMALL_INPUT = 16 * 1024
-"""Bytes of standard input that fit the server's window, so that writing them cannot block."""
 _DRAIN_GRACE = 2.0
 """Seconds to wait for the end of the output after the program ended: a daemon it left may hold it."""
 
@@ -49,7 +47,7 @@ class SshProcess:
             with at_most(timeout, self._channel):
                 self._channel.exec_command(command)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            if not self._link.alive:
+            if not self._channel.refused:
                 raise self._lost() from error
             raise CommandFailed(
                 f"{self._link.machine} does not run programs for us: {shown(self._words)} was refused",
@@ -58,7 +56,7 @@ class SshProcess:
             ) from error
 
     def write(self, data: bytes) -> None:
-        send_all(self._link, self._channel, data)
+        send_all(self._link, self._channel, data, f"{shown(self._words)} on {self._link.machine}")
 
     def read_line(self, timeout: float) -> bytes:
         deadline = time.monotonic() + timeout
@@ -76,7 +74,7 @@ class SshProcess:
                 raise TimeoutError(
                     f"{shown(self._words)} on {self._link.machine} said nothing for {timeout:g} s"
                 )
-            self._pump(left)
+            self._pump(left, MAX_OUTPUT)
 
     def read_exactly_one_line(self, timeout: float) -> bytes:
         """The first line, leaving everything after it in the channel."""
@@ -108,10 +106,10 @@ class SshProcess:
 
     def feed(self, stdin: bytes) -> None:
         """Give it its whole standard input and end that, without waiting for it to read."""
-        if len(stdin) <= _SMALL_INPUT:
-            self._feed(stdin)
-        else:
+        if stdin:
             threading.Thread(target=self._feed, args=(stdin,), name="ssh-stdin", daemon=True).start()
+        else:
+            self.close_stdin()
 
     def finish(self, deadline: float, max_output: int) -> Completed:
         """Read until the program has ended. Raises TimeoutError, BufferError (max_output), LinkLost."""
@@ -125,7 +123,7 @@ class SshProcess:
                 drain_until = drain_until or now + _DRAIN_GRACE
                 if now > drain_until:
                     break
-            self._pump((drain_until or deadline) - now)
+            self._pump((drain_until or deadline) - now, max_output)
             if len(self._out) > max_output:
                 raise BufferError
         self._require_clean_end()
@@ -148,10 +146,10 @@ class SshProcess:
             self.write(stdin)
             self.close_stdin()
         except LinkLost:
-            return  # the program may end without reading it all; a lost link shows where the output is read
+            return  # it may end without reading all; a lost connection shows where its output is read
 
-    def _pump(self, timeout: float) -> None:
-        """Take what has arrived, waiting at most timeout for something to happen."""
+    def _pump(self, timeout: float, max_output: int) -> None:
+        """Take what has arrived, at most a little more than max_output; wait at most timeout for it."""
         channel = self._channel
 
         def news() -> bool:
@@ -161,7 +159,7 @@ class SshProcess:
         with channel.changed:
             channel.changed.wait_for(news, timeout)
         self._seen_end = channel.exit_status_ready()
-        while channel.recv_ready() and len(self._out) <= MAX_OUTPUT:
+        while channel.recv_ready() and len(self._out) <= max_output:
             self._out += channel.recv(_PIECE)
         while channel.recv_stderr_ready():
             self._err += channel.recv_stderr(_PIECE)[: MAX_STDERR - len(self._err)]
@@ -181,18 +179,21 @@ class SshProcess:
         return taken
 
 
-def send_all(link: Link, channel: LinkChannel, data: bytes | bytearray | memoryview) -> None:
-    """All of it. Raises LinkLost when the channel or the connection is closed, TimeoutError."""
+def send_all(link: Link, channel: LinkChannel, data: bytes | bytearray | memoryview, to: str) -> None:
+    """All of it. to: who reads it, for messages.
+
+    Raises LinkLost when the reader has closed its side, or the connection is gone; TimeoutError.
+    """
     view = memoryview(data).cast("B")
     try:
         while view:
             sent = channel.send(bytes(view[: channel.piece]))
             if sent == 0 or not link.alive:
-                raise link.lost()
+                raise EOFError
             view = view[sent:]
     except TimeoutError:
         raise
-    except LinkLost:
-        raise
     except (paramiko.SSHException, EOFError, OSError) as error:
+        if link.alive:
+            raise LinkLost(f"{to} takes no more input", subject=link.machine) from error
         raise link.lost() from error

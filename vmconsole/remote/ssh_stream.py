@@ -52,7 +52,9 @@ class SshStream:
         return b""
 
     def sendall(self, data: bytes | bytearray | memoryview, /) -> None:
-        send_all(self._link, self._channel, data)
+        send_all(
+            self._link, self._channel, data, f"The socket {printable(self._path)} on {self._link.machine}"
+        )
 
     def settimeout(self, seconds: float | None, /) -> None:
         self._channel.settimeout(seconds)

@@ -23,6 +23,7 @@ import paramiko
 from paramiko.buffered_pipe import PipeTimeout
 from paramiko.channel import Channel
 from paramiko.common import (
+    MSG_CHANNEL_FAILURE,
     MSG_CHANNEL_OPEN_FAILURE,
     MSG_CHANNEL_REQUEST,
     cMSG_CHANNEL_OPEN,
@@ -124,6 +125,12 @@ class LinkChannel(Channel):
         self.in_buffer = self.out  # type: ignore[assignment] # has what Channel uses of a BufferedPipe
         self.in_stderr_buffer = self.err  # type: ignore[assignment] # likewise
         self.exit_signal = 0
+        self.refused = False
+        """The server answered a request with no: RFC 4254 §5.4."""
+
+    def _request_failed(self, m: paramiko.Message) -> None:
+        self.refused = True
+        super()._request_failed(m)
 
     def _handle_request(self, m: paramiko.Message) -> None:
         if m.get_text() == "exit-signal":
@@ -163,6 +170,7 @@ class LinkTransport(paramiko.Transport):
     _channel_handler_table = {  # noqa: RUF012 - the name and shape are paramiko's
         **paramiko.Transport._channel_handler_table,
         MSG_CHANNEL_REQUEST: LinkChannel._handle_request,
+        MSG_CHANNEL_FAILURE: LinkChannel._request_failed,
     }
 
     def __init__(self, connection: WatchedSocket, host_keys: list[str]) -> None:

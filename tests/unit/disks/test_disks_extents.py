@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -43,7 +44,7 @@ def contents(extents: list[Extent]) -> list[Content]:
 
 def check_form(extents: list[Extent], size: int) -> None:
     require_cover(extents, size)
-    assert all(a.content is not b.content for a, b in zip(extents, extents[1:], strict=False))
+    assert all(a.content is not b.content for a, b in pairwise(extents))
 
 
 @given(st.data(), st.integers(0, 200))

@@ -16,7 +16,7 @@ import pytest
 from rig_sshd import Sshd
 
 from vmconsole.errors import CommandFailed, HostError, HostUnreachable, NotPermitted, ToolMissing
-from vmconsole.remote.machine import Stream
+from vmconsole.remote.machine import MAX_OUTPUT, Stream
 from vmconsole.remote.ssh import SshMachine
 from vmconsole.remote.ssh_stream import relay_script, socket_error
 
@@ -286,6 +286,13 @@ class TestBrokenConnection:
             assert machine.run(["true"]).status == 0
         assert count.read_text() == "x\n"
 
+    def test_writing_to_a_program_that_ended(self, shared_sshd: Sshd, connect: Connect) -> None:
+        process = connect(shared_sshd).start(["true"])
+        process.wait(10)
+        with pytest.raises(HostUnreachable, match="takes no more input"):
+            process.write(b"x")
+        process.close()
+
     def test_process_says_so(self, tmp_path: Path, connect: Connect) -> None:
         with Sshd(tmp_path) as server:
             process = connect(server).start(["sh", "-c", "echo up; cat"])
@@ -335,6 +342,11 @@ class TestServerLimits:
             for thread in threads:
                 thread.join()
         assert answers == ["x\n"] * 4
+
+    def test_more_output_than_usual_when_asked_for(self, shared_sshd: Sshd, connect: Connect) -> None:
+        size = MAX_OUTPUT + 5 * MIB
+        done = connect(shared_sshd).run(["head", "-c", str(size), "/dev/zero"], max_output=2 * MAX_OUTPUT)
+        assert len(done.stdout) == size
 
     def test_no_sessions_at_all(self, tmp_path: Path, connect: Connect) -> None:
         with Sshd(tmp_path, {"MaxSessions": "0"}) as server, pytest.raises(CommandFailed) as caught:

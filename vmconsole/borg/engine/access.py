@@ -40,6 +40,7 @@ BATCH = 32
 UPLOAD_BUFFER_MIB = 8
 CACHE_LOCK_WAIT = 5.0
 ROLLBACK_SECONDS = 30.0
+_NOBODYS_ID = b"\xff" * 32
 
 
 @dataclass(slots=True)
@@ -181,6 +182,10 @@ def _shut_remote(repository: Any, *, clean: bool) -> None:
     try:
         if not clean:
             repository.shutdown_time = time.monotonic() + ROLLBACK_SECONDS
+            with suppress(Exception):
+                repository.rollback()
+                # There is no call to drop uncommitted segments; beginning a change does it first of all.
+                repository.delete(_NOBODYS_ID)
             with suppress(Exception):
                 repository.rollback()
     finally:

@@ -67,13 +67,13 @@ class Session:
         self._raise_again()
 
     def _raise_again(self) -> None:
-        """Raise what broke the session: a copy, for one object raised in many threads ties their frames up."""
+        """Raise what broke the session: a copy, because one object raised in many threads ties them up."""
         if self._broken is None:
             return
         ours = translate(self._broken, self.settings, self.access.said)
         if not isinstance(ours, VmconsoleError):
             ours = RepositoryError(
-                f"Nothing more was written to repository {self.settings.name} after an internal error: {ours!r}.",
+                f"Nothing more was written to repository {self.settings.name} after an error: {ours!r}.",
                 subject=self.settings.name,
             )
         raise copy(ours)

@@ -50,7 +50,7 @@ class _Invalid(Exception):
 
 def offer(wire: Wire, exports: Mapping[str, ExportSource]) -> Agreement | None:
     """Negotiate with a client; None when it only looked around. Raises ProtocolError, HostUnreachable."""
-    offered = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
+    offered = int(HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES)
     wire.send(protocol.GREETING.pack(protocol.INIT_MAGIC, protocol.OPTION_MAGIC, offered))
     (flags,) = protocol.CLIENT_FLAGS.unpack(wire.receive(protocol.CLIENT_FLAGS.size))
     if flags & ~offered:

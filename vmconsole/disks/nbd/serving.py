@@ -15,10 +15,11 @@ from vmconsole.errors import ProtocolError, VmconsoleError
 
 _MAX_DESCRIPTORS: Final = 64 * 1024
 _JOINED: Final = 16 * 1024
-_KNOWN_FLAGS: Final = {
-    Command.READ: CommandFlag.DF,
-    Command.BLOCK_STATUS: CommandFlag.REQ_ONE,
+_KNOWN_FLAGS: Final[dict[int, int]] = {
+    Command.READ: int(CommandFlag.DF),
+    Command.BLOCK_STATUS: int(CommandFlag.REQ_ONE),
 }
+"""Plain numbers: the inverse of an IntFlag has no bits outside the flags it knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,11 @@ def _answer(wire: Wire, agreement: Agreement, request: _Request) -> None:
         raise _Refused(Errno.EPERM, "the export is read-only")
     if request.command not in (Command.READ, Command.BLOCK_STATUS):
         raise _Refused(Errno.EINVAL, "unknown command")
-    command = Command(request.command)
-    if request.flags & ~_KNOWN_FLAGS[command]:
+    if request.flags & ~_KNOWN_FLAGS[request.command]:
         raise _Refused(Errno.EINVAL, "unknown flags")
     if request.offset + request.length > agreement.source.size:
         raise _Refused(Errno.EINVAL, "beyond the end of the disk")
-    if command == Command.READ:
+    if request.command == Command.READ:
         _read(wire, agreement, request)
     else:
         _block_status(wire, agreement, request)

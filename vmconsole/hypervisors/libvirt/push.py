@@ -20,8 +20,10 @@ from vmconsole.events import DiskProgress, step
 from vmconsole.hypervisors.libvirt import jobxml, names
 from vmconsole.hypervisors.libvirt.checkpoints import read_checkpoint
 from vmconsole.hypervisors.libvirt.facts import CheckpointFacts, PlanFacts, point_facts
+from vmconsole.hypervisors.libvirt.gather import free_bytes
 from vmconsole.hypervisors.libvirt.hold import Hold, begin
 from vmconsole.hypervisors.libvirt.members import collect_members
+from vmconsole.hypervisors.libvirt.plan import size
 from vmconsole.hypervisors.libvirt.qemunbd import Image, NbdServers, read_options, serve
 from vmconsole.hypervisors.libvirt.served import DEPTH, DiskFacet, ServedDisk
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
@@ -33,6 +35,8 @@ from vmconsole.model.point import Mode
 PROGRESS = "copy on the host"
 """Stands for the disk's name while QEMU copies all of them."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
+_FULL = 4 * 1024 * 1024
+"""A file system with fewer free bytes than this is why a copy failed."""
 _FIELD = re.compile(r"^(?P<key>[A-Z][A-Za-z ]*):\s*(?P<value>.*?)\s*$", re.MULTILINE)
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -69,7 +73,7 @@ def open_push_export(
     try:
         hold.cut(jobxml.push_job(targets), jobxml.checkpoint(checkpoint, tracked))
         with step(context.events, context.run, guest.name, "copy"):
-            _wait_for_copy(virsh, hold, guest.name, guest.uuid, context)
+            _wait_for_copy(virsh, hold, plan, context)
         return _opened(hold, virsh, settings, plan, context, targets, checkpoint, tracked)
     except BaseException:
         hold.rollback()
@@ -82,30 +86,38 @@ def _base(facts: PlanFacts, disk: DiskPlan) -> str:
     return base if facts.old_sizes.get(disk.id, 0) == disk.size else ""
 
 
-def _wait_for_copy(virsh: Virsh, hold: Hold, name: str, uuid: str, context: Context) -> None:
+def _wait_for_copy(virsh: Virsh, hold: Hold, plan: ExportPlan, context: Context) -> None:
+    guest = plan.facts.guest
     pause = _FIRST_WAIT
     while True:
         hold.check()
-        job = job_info(virsh.run("domjobinfo", uuid))
+        job = job_info(virsh.run("domjobinfo", guest.uuid))
         if job.get("Job type", "None") == "None":
             break
         done, total = _bytes(job.get("File processed", "")), _bytes(job.get("File total", ""))
-        context.events(DiskProgress(context.run, name, PROGRESS, min(done, total), total))
+        context.events(DiskProgress(context.run, guest.name, PROGRESS, min(done, total), total))
         context.cancel.wait(pause)
         pause = min(pause * 1.5, _LONGEST_WAIT)
-    ended = job_info(virsh.run("domjobinfo", uuid, "--completed", "--keep-completed"))
-    if ended.get("Job type") == "Completed" and not ended.get("Error message"):
-        return
-    hold.check()
-    why = ended.get("Error message") or f"it is {ended.get('Job type', 'gone').lower()}"
-    if "space" in why.lower():
-        raise OutOfSpace(
-            f"The copy of {name} on {virsh.machine.name} did not fit: {why}.",
-            hint="Free space, or set another `scratch` folder for this host.",
+    ended = job_info(virsh.run("domjobinfo", guest.uuid, "--completed", "--keep-completed"))
+    if ended.get("Job type") != "Completed" or ended.get("Error message"):
+        hold.check()
+        raise _not_copied(virsh, plan, ended)
+
+
+def _not_copied(virsh: Virsh, plan: ExportPlan, ended: Mapping[str, str]) -> BackupFailed:
+    """libvirt 9.0 calls a copy that met a full file system just `Failed`, and removes what was copied."""
+    name, host, scratch = plan.guest.name, virsh.machine.name, plan.facts.scratch
+    looked = virsh.machine.run(["stat", "-f", "-c", "%a %S", "--", scratch], check=False)
+    free = free_bytes(looked.text)
+    if 0 <= free < max(_FULL, plan.bytes_expected):
+        return OutOfSpace(
+            f"What {name} had changed did not fit into {scratch} on {host}: {size(free)} are free there.",
+            hint="Free space there, or set another `scratch` folder for this host.",
             subject=name,
         )
-    raise BackupFailed(
-        f"QEMU on {virsh.machine.name} could not copy what {name} had changed: {why}.",
+    why = ended.get("Error message") or f"the job is {ended.get('Job type', 'gone').lower()}"
+    return BackupFailed(
+        f"QEMU on {host} could not copy what {name} had changed: {why}.",
         hint=f"Look at the host's logs: journalctl -u libvirtd; /var/log/libvirt/qemu/{name}.log",
         subject=name,
     )

@@ -67,7 +67,7 @@ def test_what_the_export_says(served: Path) -> None:
 
 
 def test_an_export_that_is_not_there(served: Path) -> None:
-    with pytest.raises(HostError, match="offers no disk “vdz”.*vdz"):
+    with pytest.raises(HostError, match="offers no disk “vdz”"):
         NbdClient.connect(rig.connect(served), "vdz")
 
 
@@ -169,10 +169,8 @@ def test_a_write_the_host_cannot_store(tmp_path: Path) -> None:
     image, path, rules = tmp_path / "new.qcow2", tmp_path / "nbd", tmp_path / "rules"
     rig.run("qemu-img", "create", "-q", "-f", "qcow2", image, str(SIZE))
     rules.write_text('[inject-error]\nevent = "write_aio"\nerrno = "28"\n')
-    options = (
-        "driver=qcow2,file.driver=blkdebug,file.config=%s,file.image.driver=file,file.image.filename=%s"
-        % (rules, image)
-    )
+    options = f"driver=qcow2,file.driver=blkdebug,file.config={rules},file.image.driver=file"
+    options += f",file.image.filename={image}"
     with rig.qemu_nbd(path, "--image-opts", "-x", "vda", options):
         client = connect(path)
         client.write(0, b"x" * 65536)

@@ -192,8 +192,8 @@ def test_a_source_that_fails_is_an_error_for_that_request(failure: Exception, tm
     with NbdServer({"vda": Broken(failure)}) as server:
         server.listen_unix(tmp_path / "nbd")
         for offset in (0, 1):
-            with pytest.raises(HostError, match="EIO"):
-                list(connect(tmp_path / "nbd").read([(offset, 100)]))
+            with connect(tmp_path / "nbd") as client, pytest.raises(HostError, match="EIO"):
+                list(client.read([(offset, 100)]))
         with connect(tmp_path / "nbd", BASE) as client:
             for offset in (0, 1):
                 with pytest.raises(HostError, match="EIO"):
@@ -205,11 +205,11 @@ def test_a_source_with_a_bug_loses_its_client_only(
 ) -> None:
     with NbdServer({**exports, "bad": Broken(ZeroDivisionError())}) as server:
         server.listen_unix(tmp_path / "nbd")
-        good = connect(tmp_path / "nbd")
-        with pytest.raises(HostUnreachable):
-            list(connect(tmp_path / "nbd", export="bad").read([(0, 100)]))
-        assert rig.collect(good.read([(0, SIZE)]), SIZE) == content
-        good.close()
+        good, bad = connect(tmp_path / "nbd"), connect(tmp_path / "nbd", export="bad")
+        with good, bad:
+            with pytest.raises(HostUnreachable):
+                list(bad.read([(0, 100)]))
+            assert rig.collect(good.read([(0, SIZE)]), SIZE) == content
 
 
 # --- with bad clients ---------------------------------------------------------------------------
@@ -387,6 +387,12 @@ def test_clients_that_make_no_sense_are_dropped(path: Path, said: bytes, content
         assert len(list(pieces)) > 10
 
 
+def test_flags_that_nobody_offered_end_the_connection(path: Path) -> None:
+    with Raw(path) as client:
+        client.greet(8)
+        assert client.receive(1) == b""
+
+
 def test_clients_that_hang_up_in_the_middle_of_answers(path: Path, content: bytes) -> None:
     for _ in range(5):
         with Raw(path) as rude:
@@ -468,8 +474,8 @@ def test_sockets(exports: dict[str, ExportSource], tmp_path: Path) -> None:
 
 
 @settings(deadline=3000, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-def test_damaged_requests(data: st.DataObject, exports: dict[str, ExportSource]) -> None:
+@given(data=st.data())
+def test_damaged_requests(exports: dict[str, ExportSource], data: st.DataObject) -> None:
     said = bytearray(
         protocol.CLIENT_FLAGS.pack(3)
         + protocol.option(Option.STRUCTURED_REPLY)

@@ -1,0 +1,156 @@
+"""The commands on the demo shop: what a newcomer types, and the JSON that scripts read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vmconsole.__main__ import main
+
+BORG = Path(sys.executable).with_name("borg")
+QUOTED = 'files "old" [archive]'
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A demo that ran its two nights; its host is gone again."""
+    place = tmp_path_factory.mktemp("demo") / "shop"
+    code = main(["demo", "--headless", "--dir", str(place), "--json"])
+    assert code == 0
+    return place
+
+
+@pytest.fixture
+def vmconsole(folder, capsys):
+    def call(*args, code=0):
+        capsys.readouterr()
+        assert main(["--config", str(folder / "config.toml"), *args]) == code
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def document(vmconsole):
+    return lambda *args, code=0: json.loads(vmconsole(*args, "--json", code=code))
+
+
+def borg(folder, *args):
+    passphrase = (folder / "passphrase").read_text().strip()
+    environment = os.environ | {"BORG_PASSPHRASE": passphrase}
+    return subprocess.run([BORG, *args], env=environment, capture_output=True, check=True)
+
+
+def test_the_report_holds_two_nights_of_every_guest(folder):
+    points = json.loads((folder / "report.json").read_text())["points"]
+    guests = {point["guest"] for point in points}
+    assert len(guests) >= 4
+    assert QUOTED in guests
+    assert any(len(point["disks"]) == 2 for point in points)
+    assert {point["consistency"] for point in points} == {"application", "crash", "offline"}
+    for guest in guests:
+        assert len([point for point in points if point["guest"] == guest]) == 2
+    second = [point for point in points if point["mode"] == "incremental"]
+    assert len(second) >= 3
+    for point in second:
+        assert (
+            sum(disk["bytes_read"] for disk in point["disks"]) < sum(d["size"] for d in point["disks"]) / 10
+        )
+
+
+def test_stock_borg_extracts_what_the_host_had_at_the_cut(folder):
+    points = json.loads((folder / "report.json").read_text())["points"]
+    for point in points:
+        for disk in point["disks"]:
+            data = borg(
+                folder, "extract", "--stdout", f"{folder}/repository::{point['archive']}", disk["path"]
+            ).stdout
+            assert len(data) == disk["size"]
+            assert hashlib.sha256(data).hexdigest() == disk["sha256"], (point["archive"], disk["id"])
+    borg(folder, "check", "--verify-data", str(folder / "repository"))
+
+
+def test_points_as_json(document):
+    points = document("points")["points"]
+    assert len(points) == 10
+    assert points == sorted(points, key=lambda point: point["time"], reverse=True)
+    assert {"archive", "uuid", "time", "mode", "reason", "freeze_ms", "bytes_stored", "disks"} <= points[
+        0
+    ].keys()
+    only = document("points", "web-01")["points"]
+    assert [point["mode"] for point in only] == ["incremental", "full"]
+    assert only[0]["disks"][0]["parent"] == only[1]["archive_id"]
+
+
+def test_points_of_nobody_is_an_error_with_a_hint(vmconsole, capsys):
+    assert vmconsole("points", "nobody", code=2) == ""
+
+
+@pytest.mark.parametrize("name", ["web-01@latest", "web-01@-1", f"{QUOTED}@latest"])
+def test_disks_come_back_as_files(folder, vmconsole, document, tmp_path, name):
+    guest = name.rpartition("@")[0]
+    back = 1 if name.endswith("-1") else 0
+    point = document("points", guest)["points"][back]
+    vmconsole("restore", name, "--to", str(tmp_path))
+    report = json.loads((folder / "report.json").read_text())["points"]
+    expected = next(item for item in report if item["archive"] == point["archive"])
+    for disk in expected["disks"]:
+        restored = tmp_path / f"{disk['id']}.raw"
+        assert hashlib.sha256(restored.read_bytes()).hexdigest() == disk["sha256"]
+        assert restored.stat().st_blocks * 512 < disk["size"] / 2, "sparse"
+    vmconsole("restore", name, "--to", str(tmp_path), code=1)
+
+
+def test_a_dry_run_of_a_restore_writes_nothing(vmconsole, tmp_path):
+    assert "vda" in vmconsole("restore", "web-01@latest", "--to", str(tmp_path), "--dry-run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_host_that_is_gone_is_exit_code_20(document):
+    host = document("inventory", "--refresh", code=20)["hosts"][0]
+    assert host["reachable"] is False
+    assert host["error"]
+    assert document("backup", "web-01", code=20)["error"] == "HostUnreachable"
+
+
+def test_repo_commands(document):
+    info = document("repo", "info")["repositories"][0]
+    assert info["archives"] == 10
+    assert info["encryption"] == "repokey-blake2"
+    assert [repository["name"] for repository in document("repo", "list")["repositories"]] == ["backup"]
+
+
+def test_runs_are_remembered(document, vmconsole):
+    runs = document("runs")["runs"]
+    backups = [run for run in runs if run["kind"] == "backup"]
+    assert len(backups) == 2
+    log = vmconsole("runs", backups[0]["run"])
+    assert "web-01" in log
+    assert "commit" in log
+
+
+def test_a_wrong_passphrase_is_exit_code_12(folder, tmp_path):
+    config = (folder / "config.toml").read_text()
+    wrong = tmp_path / "passphrase"
+    wrong.write_text("no\n")
+    wrong.chmod(0o600)
+    other = folder / "wrong.toml"
+    other.write_text(config.replace('"passphrase"', json.dumps(str(wrong))))
+    assert main(["--config", str(other), "points"]) == 12
+
+
+def test_a_missing_repository_is_exit_code_10(folder):
+    other = folder / "missing.toml"
+    other.write_text((folder / "config.toml").read_text().replace('"repository"', '"nowhere"'))
+    assert main(["--config", str(other), "points"]) == 10
+
+
+def test_a_used_folder_is_refused(folder, capsys):
+    assert main(["demo", "--headless", "--dir", str(folder)]) == 2
+    assert "never overwrites" in capsys.readouterr().err
