@@ -194,7 +194,11 @@ class TestLimits:
         assert done.text == "done\n"
         assert 0 < len(done.stderr) <= 1024 * 1024
 
-    def test_daemon_left_behind_does_not_hold_us_up(self, machine: Machine) -> None:
+    def test_daemon_left_behind_does_not_hold_us_up(
+        self, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("vmconsole.remote.child._DRAIN_GRACE", 0.5)
+        monkeypatch.setattr("vmconsole.remote.ssh_process._DRAIN_GRACE", 0.5)
         began = time.monotonic()
         for stdin in (b"", b"x" * 1_000_000):
             done = machine.run(["sh", "-c", "sleep 12 <&0 & echo started"], stdin=stdin, timeout=11)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
-
+from e2e_world import World, open_world
 from lab.gate import check, collection_gate
 from lab.guest import Guest
 from lab.session import Lab
@@ -34,3 +35,10 @@ def make_guest(lab: Lab) -> Iterator[Callable[..., Guest]]:
             return stack.enter_context(lab.guest(*args, **more))
 
         yield make
+
+
+@pytest.fixture
+def e2e(lab: Lab, tmp_path: Path) -> Iterator[World]:
+    """A backup server with the lab's first host, and the whole command line: see e2e_world."""
+    with open_world(lab, tmp_path / "world") as world:
+        yield world

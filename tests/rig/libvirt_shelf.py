@@ -14,6 +14,7 @@ from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.interfaces import Context, DiskExport, Export, ExportOptions, ExportPlan
 from vmconsole.model.extent import Content
 from vmconsole.model.point import DiskPoint, RestorePoint
+from vmconsole.remote.machine import Machine
 
 REPOSITORY = "0123456789abcdef" * 4
 MIB = 1024 * 1024
@@ -21,13 +22,15 @@ MIB = 1024 * 1024
 
 @dataclass
 class Shelf:
-    """points: newest first. images: disk id -> the raw image as of the newest point."""
+    """points: newest first; `image` is a disk as of the newest. machine: how the host is reached, if
+    not from inside."""
 
     bench: Bench
     folder: Path
     settings: LibvirtSettings = field(default_factory=lambda: LibvirtSettings(scratch_min_free=MIB))
     points: list[RestorePoint] = field(default_factory=list)
     repository: str = REPOSITORY
+    machine: Machine | None = None
     count: int = 0
 
     def __post_init__(self) -> None:
@@ -35,8 +38,8 @@ class Shelf:
 
     @property
     def host(self) -> LibvirtHost:
-        clock = self.bench.context.clock
-        return LibvirtHost(self.bench.host.name, self.bench.machine, self.settings, clock)
+        machine = self.machine or self.bench.machine
+        return LibvirtHost(self.bench.host.name, machine, self.settings, self.bench.context.clock)
 
     def plan(self, uuid: str, **options: object) -> ExportPlan:
         wishes = ExportOptions(**options)  # type: ignore[arg-type]  # handed on as they are

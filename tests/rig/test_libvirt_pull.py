@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from lab.access import SshAccess, ssh_access
+from lab.accounts import OPERATOR, VIEWER
 from lab.domain import MIB, DiskSpec
 from lab.guest import Guest
 from lab.leftovers import guest_leftovers, leftovers
@@ -27,7 +31,7 @@ from vmconsole.errors import (
     OutOfSpace,
     VmconsoleError,
 )
-from vmconsole.hypervisors.libvirt import journal
+from vmconsole.hypervisors.libvirt import guard, hold, journal
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.interfaces import Export
 from vmconsole.model.guest import GuestState, Tracking
@@ -496,6 +500,128 @@ def test_scratch_space_that_runs_out_ends_the_backup_and_not_the_guest(
     shelf.settings = LibvirtSettings(scratch=str(small), scratch_min_free=64 * MIB)
     with pytest.raises(OutOfSpace, match=str(small)):
         shelf.plan(guest.uuid)
+
+
+def test_a_guest_that_resets_in_the_middle_is_backed_up_nevertheless(
+    make_guest: MakeGuest, shelf: Shelf, tmp_path: Path
+) -> None:
+    """libvirt 9.0 blocks its event thread for 30 s and ends the job up to a minute late."""
+    guest = make_guest(disks=[DiskSpec("vda", size=16 * MIB)])
+    guest.pattern("vda", MIB, MIB, seed=1)
+    _, export, context = shelf.open(guest.uuid)
+    guest.virsh("reset")
+    guest.wait_until_ready()
+    guest.pattern("vda", 2 * MIB, MIB, seed=2)
+
+    shelf.store(export.disks[0])
+    export.check()
+    export.release()
+    assert not guest.job()
+    shelf.keep(shelf.plan(guest.uuid), export, context)
+    export.advance()
+
+    second = shelf.backup(guest.uuid)
+    assert second.mode is Mode.INCREMENTAL
+    assert second.disks[0].bytes_dirty == MIB
+    assert same(shelf, guest, "vda", tmp_path)
+
+
+def test_a_guest_that_only_lives_until_it_is_switched_off_is_read_in_full(
+    make_guest: MakeGuest, shelf: Shelf
+) -> None:
+    guest = make_guest(disks=[DiskSpec("vda", size=16 * MIB)])
+    guest.virsh("undefine")
+
+    assert shelf.backup(guest.uuid).mode is Mode.FULL
+    assert guest.virsh("dominfo").count("Persistent:     no") == 1
+
+
+def test_an_aborted_job_is_noticed_and_named(guest: Guest, shelf: Shelf) -> None:
+    _, export, _ = shelf.open(guest.uuid)
+    guest.virsh("domjobabort")
+    wait_for(lambda: not guest.job(), "the job to end", 60)
+    with pytest.raises(BackupFailed, match="somebody ended it"):
+        export.release()
+    export.rollback()
+    assert leftovers(guest) == []
+
+
+# --- when the guard, or the way to it, dies ---
+
+
+def test_a_killed_guard_is_replaced_by_its_watcher(guest: Guest, shelf: Shelf) -> None:
+    _, export, _ = shelf.open(guest.uuid)
+    guest.host.run(["pkill", "-9", "-o", "-f", "^sh -c .*vmconsole-guard hold"])
+    wait_for(lambda: not guest.job(), "the watcher to end the job", 20)
+    wait_for(lambda: not guest.checkpoints(), "the watcher to remove the checkpoint", 20)
+    export.rollback()
+    wait_for(lambda: leftovers(guest) == [], "what the guard had started to end", 10)
+
+
+def test_a_guard_that_hears_nothing_more_cleans_up(
+    guest: Guest, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the network goes away without a word: sshd would keep the connection for hours."""
+    monkeypatch.setattr(guard.Guard, "_beat", lambda self: None)
+    monkeypatch.setattr(hold, "Watched", functools.partial(guard.Watched, silence=2))
+    _, export, _ = shelf.open(guest.uuid)
+    wait_for(lambda: not guest.job(), "the guard to give up", 20)
+    wait_for(lambda: not guest.checkpoints(), "the guard to remove the checkpoint", 20)
+    with pytest.raises(HostError):
+        export.release()
+    export.rollback()
+    assert leftovers(guest) == []
+
+
+@pytest.fixture
+def ssh(lab: Lab, tmp_path: Path) -> Iterator[Callable[[str], SshAccess]]:
+    with ExitStack() as stack:
+        yield lambda user: stack.enter_context(ssh_access(lab.host, lab.folder("ssh"), user=user))
+
+
+def test_over_ssh_as_an_operator_without_root(
+    guest: Guest, shelf: Shelf, tmp_path: Path, ssh: Callable[[str], SshAccess]
+) -> None:
+    shelf.machine = ssh(OPERATOR).machine
+    guest.pattern("vdb", 8 * MIB, MIB, seed=3)
+    shelf.backup(guest.uuid)
+    guest.pattern("vdb", 9 * MIB, MIB, seed=4)
+    shelf.backup(guest.uuid)
+
+    assert shelf.points[0].disks[1].bytes_dirty == MIB
+    assert same(shelf, guest, "vdb", tmp_path)
+    assert all(check.ok for check in shelf.host.check())
+
+
+def test_a_user_who_may_not_open_the_sockets_is_told_what_to_do(
+    guest: Guest, shelf: Shelf, ssh: Callable[[str], SshAccess]
+) -> None:
+    shelf.machine = ssh(VIEWER).machine
+    assert [check.name for check in shelf.host.check() if not check.ok] == ["NBD sockets"]
+    with pytest.raises(HostError) as caught:
+        shelf.open(guest.uuid)
+    assert "libvirt-qemu" in caught.value.hint
+    assert not shelf.bench.journal.entries
+    assert guest_leftovers(guest) == []
+
+
+def test_when_the_connection_drops_the_guard_cleans_up(
+    guest: Guest, shelf: Shelf, ssh: Callable[[str], SshAccess]
+) -> None:
+    access = ssh("root")
+    shelf.machine = access.machine
+    before = shelf.backup(guest.uuid)
+    _, export, _ = shelf.open(guest.uuid)
+    access.sshd.cut()
+
+    wait_for(lambda: not guest.job(), "the guard to end the job", 30)
+    wait_for(lambda: guest.checkpoints() == [before.disks[0].bitmap], "the guard to remove the checkpoint", 30)
+    with pytest.raises(HostError):
+        shelf.store(export.disks[0])
+    export.rollback()
+    assert not shelf.bench.journal.entries
+    access.machine.close()
+    wait_for(lambda: len(leftovers(guest)) == 1, "the guard to end", 30)
 
 
 # --- freezing ---

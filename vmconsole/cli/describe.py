@@ -32,8 +32,8 @@ def _describe(event: Event) -> str:
         )
     if isinstance(event, PointMade):
         return (
-            f"✓ {event.guest}: {event.archive}, {event.mode}, {event.consistency} consistent, "
-            f"read {size(event.bytes_read)}, stored {size(event.bytes_stored)}, {duration(event.seconds)}"
+            f"✓ {event.guest}: {event.mode}, {event.consistency} consistent, read {size(event.bytes_read)}, "
+            f"stored {size(event.bytes_stored)}, {duration(event.seconds)} → {event.archive}"
         )
     if isinstance(event, GuestFailed):
         return f"✗ {event.guest}: {event.message}" + (f"\n  → {event.hint}" if event.hint else "")

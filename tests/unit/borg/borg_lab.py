@@ -94,6 +94,11 @@ class Lab:
             raise AssertionError(f"borg {words} ended with {done.returncode}: {done.stderr.decode()}")
         return done
 
+    def borg_repair(self) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("BORG_CHECK_I_KNOW_WHAT_I_AM_DOING", "YES")
+            self.borg("check", "--repair", self.settings.target, check=False)
+
     def assert_clean(self) -> None:
         """`borg check --verify-data` finds nothing, run in this process because starting one is slow."""
         with self._stock() as repository:

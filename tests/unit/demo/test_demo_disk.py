@@ -52,7 +52,7 @@ def apply(disk: VirtualDisk, model: bytearray, changes: list[tuple[str, int, int
     return touched
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=CHANGES, between=CHANGES, after=CHANGES)
 def test_a_snapshot_is_the_disk_at_the_cut(
     before: list[tuple[str, int, int, int]],
@@ -107,7 +107,7 @@ def test_a_snapshot_stays_while_another_thread_writes(disk: VirtualDisk, tmp_pat
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        digests = {sha256(snapshot.read_at(0, SIZE)) for _ in range(200)}
+        digests = {sha256(snapshot.read_at(0, SIZE)) for _ in range(30)}
     finally:
         end.set()
         thread.join()

@@ -139,7 +139,7 @@ def test_it_grows_over_new_groups(image: ImageFile, fsck: Fsck, dump: Dump) -> N
     system.write_file("/before", b"before")
     image.grow(400 * MIB)
     system.grow(400 * MIB)
-    content = random.Random(4).randbytes(100 * MIB)
+    content = random.Random(4).randbytes(70 * MIB)
     system.write_file("/after", content)
     system.sync()
     fsck(image.path)
@@ -247,7 +247,7 @@ LEAVES = st.one_of(
 TREES = st.dictionaries(NAMES, st.recursive(LEAVES, lambda inner: st.dictionaries(NAMES, inner, max_size=4)))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=TREES, seconds=st.integers(0, 2**33))
 def test_any_tree(
     tree: dict[str, object], seconds: int, tmp_path: Path, fsck: Fsck, dump: Dump

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from rig_sshd import Sshd
@@ -185,18 +186,21 @@ class TestWithoutForwarding:
             stream.close()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-    def test_denied_is_told_apart_from_missing(self, tmp_path: Path) -> None:
-        for folder in (tmp_path, *tmp_path.parents):
-            if folder.stat().st_uid == os.getuid() and folder.name.startswith(("pytest-", tmp_path.name)):
-                folder.chmod(0o755)
-        closed, opened = tmp_path / "closed", tmp_path / "open"
-        closed.mkdir(mode=0o700)
-        opened.mkdir(mode=0o755)
-        with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
+    def test_denied_is_told_apart_from_missing(self) -> None:
+        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        # not pytest's own folder: nobody else may enter that
+        with (
+            TemporaryDirectory() as name,
+            socket.socket(socket.AF_UNIX) as one,
+            socket.socket(socket.AF_UNIX) as two,
+        ):
+            closed, opened = Path(name) / "closed", Path(name) / "open"
+            Path(name).chmod(0o755)
+            closed.mkdir(mode=0o700)
+            opened.mkdir(mode=0o755)
             one.bind(str(closed / "s"))
             two.bind(str(opened / "s"))
             (opened / "s").chmod(0o700)
-            nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
             words = [
                 subprocess.run(
                     [*nobody, "sh", "-c", relay_script(), "vmconsole", str(path)],

@@ -72,6 +72,12 @@ class Access:
                 for id_, item in zip(ids, stored, strict=True)
             ]
 
+    def drop_uncommitted(self) -> None:
+        """Remove what a killed writer left. Borg would too, but only after it wrote to a disk maybe full."""
+        if not self.settings.is_remote:
+            with self.locked():
+                self.repository.io.cleanup(self.repository.get_transaction_id())
+
     def close(self, *, clean: bool = True) -> None:
         """Close and unlock. Not clean: something is uncommitted, and is dropped. Never raises."""
         with self._lock, quiet.listening(self.said.append):

@@ -71,41 +71,51 @@ class ChunkList:
 
 def runs(ids: bytearray | bytes) -> Iterator[tuple[bytes, int, int]]:
     """(id, first index, how many) of the same id in a row."""
-    view, first, total = bytes(ids[:ID]), 0, len(ids) // ID
+    current, first, total = bytes(ids[:ID]), 0, len(ids) // ID
     if not total:
         return
     for index in range(1, total):
-        if not ids.startswith(view, index * ID):
-            yield view, first, index - first
-            view, first = bytes(ids[index * ID : index * ID + ID]), index
-    yield view, first, total - first
-
-
-def changed(old: ChunkList, new: ChunkList, zero: bytes) -> Iterator[Extent]:
-    """What differs in new, in order, from the lists alone: ZERO where it is zero now, else DATA.
-
-    Both must be cut into chunks of one size, or everything counts as changed. zero: the id of a
-    whole zero chunk.
-    """
-    comparable = old.length == new.length and new.length
-    merged = _Merger()
-    for index in range(new.count):
-        start, end = new.start_of(index), new.start_of(index + 1)
-        here = new.id_at(index)
-        if comparable and index < old.count and old.id_at(index) == here:
-            continue
-        yield from merged.add(start, end, Content.ZERO if here == zero else Content.DATA)
-    yield from merged.rest()
+        if not ids.startswith(current, index * ID):
+            yield current, first, index - first
+            current, first = bytes(ids[index * ID : index * ID + ID]), index
+    yield current, first, total - first
 
 
 def contents(chunks: ChunkList, zero: bytes, last_zero: bytes) -> Iterator[Extent]:
-    """The whole file as DATA and ZERO extents, in order. last_zero: the id of a zero last chunk."""
+    """The whole file as DATA and ZERO extents, in order.
+
+    zero: the id of a whole zero chunk. last_zero: the id of a zero last chunk, which may be shorter.
+    """
     merged = _Merger()
     last = chunks.count - 1
     for id_, first, count in runs(chunks.ids):
-        is_zero = id_ == zero or (first + count - 1 == last and id_ == last_zero)
-        start, end = chunks.start_of(first), chunks.start_of(first + count)
-        yield from merged.add(start, end, Content.ZERO if is_zero else Content.DATA)
+        end = first + count
+        if id_ != zero and id_ == last_zero and end > last:
+            yield from merged.add(chunks.start_of(first), chunks.start_of(last), Content.DATA)
+            yield from merged.add(chunks.start_of(last), chunks.size, Content.ZERO)
+            continue
+        kind = Content.ZERO if id_ == zero else Content.DATA
+        yield from merged.add(chunks.start_of(first), chunks.start_of(end), kind)
+    yield from merged.rest()
+
+
+def changed(old: ChunkList, new: ChunkList, zero: bytes, last_zero: bytes) -> Iterator[Extent]:
+    """What differs in new, in order, from the lists alone: ZERO where it is zero now, else DATA.
+
+    Both must be cut into chunks of one size, or everything counts as changed. zero and last_zero:
+    of new, as in contents().
+    """
+    comparable = bool(new.length) and old.length == new.length
+    merged = _Merger()
+    last = new.count - 1
+    for index in range(new.count):
+        here = new.id_at(index)
+        same = index < old.count and old.id_at(index) == here and old.length_at(index) == new.length_at(index)
+        if comparable and same:
+            continue
+        is_zero = here == zero or (index == last and here == last_zero)
+        kind = Content.ZERO if is_zero else Content.DATA
+        yield from merged.add(new.start_of(index), new.start_of(index + 1), kind)
     yield from merged.rest()
 
 
@@ -116,6 +126,8 @@ class _Merger:
         self._held: Extent | None = None
 
     def add(self, start: int, end: int, content: Content) -> Iterator[Extent]:
+        if start == end:
+            return
         held = self._held
         if held is not None and held.end == start and held.content is content:
             self._held = Extent(held.offset, end - held.offset, content)

@@ -96,7 +96,7 @@ class EngineDiskReader:
 
     def changed_since(self, old: EngineDiskReader) -> Iterator[Extent]:
         """What differs from an older disk of the same repository, in order; no data is read."""
-        return changed(old.chunks, self.chunks, self._zero)
+        return changed(old.chunks, self.chunks, self._zero, self._last_zero)
 
 
 @dataclass(frozen=True, slots=True)

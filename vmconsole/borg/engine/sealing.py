@@ -1,8 +1,9 @@
-"""Encryption with one key from many threads.
+"""Encryption with one key from many threads, and the only place that gives out nonces.
 
-Borg's cipher objects keep the nonce and the message inside and must not be shared between threads.
-Every thread gets its own; which nonces it may use is decided in one place, reserve(), under the
-lock of the session that writes: a nonce used twice would give the plain text away.
+Borg's cipher objects keep the nonce and the message inside: they must not be shared between
+threads, and decrypting an old message winds their nonce back to it. A nonce used twice gives the
+plain text away. So every thread has its own cipher, the counter is kept here, and the key's own
+encrypt() and decrypt() are replaced, so that what Borg itself seals comes the same way.
 """
 
 from __future__ import annotations
@@ -12,30 +13,34 @@ from typing import Any
 
 from borg.crypto.key import AESKeyBase, AuthenticatedKeyBase, PassphraseKey, RepoKey
 from borg.crypto.low_level import IntegrityError as CipherError
-from borg.helpers import IntegrityError
+from borg.helpers import IntegrityError, bin_to_hex
 
-from vmconsole.borg.engine.codec import Buffer
+from vmconsole.borg.engine.codec import Buffer, Codec
 
 
 class Sealer:
     """Seals frames for, and opens objects of, one repository."""
 
-    def __init__(self, key: Any) -> None:
+    def __init__(self, key: Any, codec: Codec) -> None:
         self._key = key
+        self._codec = codec
         self._encrypts = isinstance(key, AESKeyBase) and not isinstance(key, AuthenticatedKeyBase)
         self._types = {key.TYPE} | ({PassphraseKey.TYPE} if isinstance(key, RepoKey) else set())
         self._local = threading.local()
+        self._next = int(key.cipher.next_iv()) if self._encrypts else 0
+        key.encrypt = self.encrypt
+        key.decrypt = self.decrypt
 
     def reserve(self, length: int) -> int:
         """A nonce for a frame of length bytes. The caller holds the session's lock.
 
-        The key's own cipher is moved past it, so that what Borg itself encrypts stays clear of it.
+        Borg's nonce manager makes sure, on disk at both sides, that no other session has it.
         """
         if not self._encrypts:
             return 0
-        blocks = self._key.cipher.block_count(length)
-        nonce = int(self._key.nonce_manager.ensure_reservation(self._key.cipher.next_iv(), blocks))
-        self._key.cipher.set_iv(nonce + blocks)
+        blocks = int(self._key.cipher.block_count(length))
+        nonce = int(self._key.nonce_manager.ensure_reservation(self._next, blocks))
+        self._next = nonce + blocks
         return nonce
 
     def seal(self, frame: bytes, nonce: int) -> bytes:
@@ -45,16 +50,29 @@ class Sealer:
             return header + frame
         return bytes(self._cipher().encrypt(frame, header=header, iv=nonce))
 
-    def unseal(self, id: bytes, stored: bytes) -> Buffer:  # noqa: A002 - a chunk's id is its name everywhere
-        """The frame inside a stored object. Any thread. Raises Borg's IntegrityError."""
+    def unseal(self, id_: bytes | None, stored: bytes) -> Buffer:
+        """The frame inside a stored object. Any thread. Raises Borg's IntegrityError. id_: for messages."""
+        name = bin_to_hex(id_) if id_ else "(manifest)"
         if not stored or stored[0] not in self._types:
-            raise IntegrityError(f"chunk {id.hex()} has an envelope of another encryption mode")
+            raise IntegrityError(f"chunk {name} has an envelope of another encryption mode")
         if not self._encrypts:
             return memoryview(stored)[1:]
         try:
             return bytes(self._cipher().decrypt(stored))
         except CipherError as error:
-            raise IntegrityError(f"chunk {id.hex()} cannot be decrypted: {error}") from error
+            raise IntegrityError(f"chunk {name} cannot be decrypted: {error}") from error
+
+    def encrypt(self, chunk: bytes) -> bytes:
+        """Stands in for the key's method. Called by Borg, under the session's lock."""
+        frame = self._codec.compress(chunk)
+        return self.seal(frame, self.reserve(len(frame)))
+
+    def decrypt(self, id: bytes | None, data: bytes, decompress: bool = True) -> Buffer:  # noqa: A002 - Borg's name
+        """Stands in for the key's method."""
+        frame = self.unseal(id, data)
+        if not decompress:
+            return frame
+        return self._codec.verified(id, frame) if id else self._codec.decompress(frame)
 
     def _cipher(self) -> Any:
         cipher = getattr(self._local, "cipher", None)

@@ -45,6 +45,7 @@ class Session:
         self._broken: Exception | None = None
         self._drafts: dict[str, Draft] = {}
         self._removed = False
+        access.drop_uncommitted()
         with access.locked(), BORG_BUFFER:
             cache = LocalCache(access.repository, access.key, access.manifest, lock_wait=CACHE_LOCK_WAIT)
         self._ledger = Ledger(access, cache)

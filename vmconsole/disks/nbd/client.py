@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -117,7 +117,7 @@ class NbdClient:
         request_size: int = REQUEST_SIZE,
         in_flight: int = IN_FLIGHT,
         cancel: Stop | None = None,
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """The bytes of (offset, length) ranges as (offset, buffer) pieces, each byte once, any order.
 
         Ranges are taken from the iterable as there is room. Requests are cut at multiples of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Final
 
 from vmconsole.disks.nbd.client import IN_FLIGHT, REQUEST_SIZE, NbdClient
@@ -74,7 +74,7 @@ def read_many(
     request_size: int = REQUEST_SIZE,
     in_flight: int = IN_FLIGHT,
     cancel: Stop | None = None,
-) -> Iterator[Piece]:
+) -> Generator[Piece, None, None]:
     """As NbdClient.read, over several connections, each with in_flight requests and a thread.
 
     Only the first is used when the server does not promise that all of them see the same disk.

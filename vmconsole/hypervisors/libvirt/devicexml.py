@@ -15,58 +15,24 @@ from xml.etree.ElementTree import Element, SubElement
 
 LOOPBACK = "127.0.0.1"
 FALLBACK_NETWORK = "default"
-AS_IT_WAS = frozenset(
-    [
-        "controller",
-        "sound",
-        "video",
-        "memballoon",
-        "watchdog",
-        "panic",
-        "iommu",
-        "hub",
-        "redirfilter",
-        "redirdev",
-        "input",
-        "crypto",
-    ]
-)
+AS_IT_WAS = frozenset({
+    "controller", "sound", "video", "memballoon", "watchdog", "panic", "iommu", "hub", "redirfilter",
+    "redirdev", "input", "crypto",
+})  # fmt: skip
 _INPUTS = frozenset({"mouse", "tablet", "keyboard"})
-_DRIVER = frozenset(
-    [
-        "name",
-        "cache",
-        "error_policy",
-        "rerror_policy",
-        "io",
-        "ioeventfd",
-        "event_idx",
-        "copy_on_read",
-        "discard",
-        "detect_zeroes",
-        "discard_no_unref",
-        "iothread",
-        "queues",
-        "queue_size",
-        "iommu",
-        "ats",
-        "packed",
-        "page_per_vq",
-    ]
-)
+_DRIVER = frozenset({
+    "name", "cache", "error_policy", "rerror_policy", "io", "ioeventfd", "event_idx", "copy_on_read",
+    "discard", "detect_zeroes", "discard_no_unref", "iothread", "queues", "queue_size", "iommu", "ats",
+    "packed", "page_per_vq",
+})  # fmt: skip
 _DISK_PARTS = (
-    "target",
-    "iotune",
-    "serial",
-    "wwn",
-    "vendor",
-    "product",
-    "geometry",
-    "blockio",
-    "boot",
-    "address",
-)
+    "target", "iotune", "serial", "wwn", "vendor", "product", "geometry", "blockio", "boot", "address",
+)  # fmt: skip
 _NIC_PARTS = ("model", "boot", "address", "link", "bandwidth", "mtu", "vlan", "virtualport", "port")
+_PLAIN_PARTS = (
+    "address", "master", "model", "target", "stats", "codec", "boot", "resolution", "acceleration",
+    "usbdev",
+)  # fmt: skip
 _RANDOM = frozenset({"/dev/urandom", "/dev/random", "/dev/hwrng"})
 
 
@@ -230,10 +196,11 @@ def _plain(old: Element, say: Say) -> Element | None:
     if old.tag in ("redirdev", "crypto") and old.get("type", "spicevmc") not in ("spicevmc", "qemu"):
         say(_left_out(old))
         return None
-    new = deepcopy(old)
-    for name in ("alias", "source", "backend"):
-        for part in new.findall(name):
-            new.remove(part)
+    new = pick(old, old.attrib, _PLAIN_PARTS)
+    for acceleration in new.findall("acceleration"):
+        acceleration.attrib.pop("rendernode", None)
+    if old.tag in ("controller", "iommu", "memballoon"):
+        new.extend(deepcopy(driver) for driver in old.findall("driver"))
     if old.tag == "crypto":
         SubElement(new, "backend", {"model": "builtin"})
     return new
@@ -326,8 +293,8 @@ def _graphics(old: Element, say: Say) -> Element | None:
     listens = {old.get("listen", "")} | {item.get("address", "") for item in old.findall("listen")}
     abroad = sorted(listens - {"", LOOPBACK, "localhost", "::1"})
     if abroad:
-        # Console passwords are not in the archive: listening there would be open to everybody.
-        say(f"The {kind} console listened on {', '.join(abroad)}; now on {LOOPBACK}, and without a password.")
+        # Its password may not be in the archive; listening there would then be open to everybody.
+        say(f"The {kind} console listened on {', '.join(abroad)}; now on {LOOPBACK} only.")
     new = pick(
         old, ("keymap", "sharePolicy"), ("image", "jpeg", "zlib", "playback", "streaming", "clipboard")
     )

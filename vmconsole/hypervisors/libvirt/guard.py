@@ -167,6 +167,12 @@ class Guard:
             self._send("status")
             job, _, state = self._expect({"job"}, _CUT_SECONDS).partition(" ")
             self.check()
+            if job == "unknown":
+                raise HostError(
+                    f"libvirt on {self._host} does not answer.",
+                    hint="Run on the host: systemctl restart libvirtd (guests run on)",
+                    subject=self._host,
+                )
             if job == "ours" and state.startswith(("running", "paused", "idle")):
                 return
             if not state.startswith(("running", "paused", "idle")):

@@ -13,8 +13,9 @@
 #   keep     the checkpoint stays from here on: kept
 #   rollback undo everything: clean|stuck, and exit
 #   done     exit      beat  nothing: a sign of life
-# The end of stdin, or silence, is a rollback that honours `keep`.
-# clean: a rollback at once.
+# The end of stdin, or silence, is a rollback that honours `keep`. So is the death of this shell: the
+# watcher does it then.
+# clean: a rollback at once; $8 says whether the guest may still be frozen.
 
 LC_ALL=C; export LC_ALL
 trap '' HUP PIPE INT
@@ -23,7 +24,7 @@ shift 9
 patience=$1 silence=$2
 shift 2
 
-watcher= keep=no pending=no uncertain=no
+watcher= keep=no pending=no uncertain=no before=
 
 say() { printf '@ %s\n' "$*" 2>/dev/null; }
 within() { seconds=$1; shift; timeout -k 5 "$seconds" virsh -c "$uri" "$@" </dev/null; }
@@ -64,10 +65,14 @@ end_job() {
 
 thaw() {
     errors=$(within $((patience + 5)) domfsthaw "$uuid" 2>&1 >/dev/null) && pending=no
+    case $errors in
+    *"not running"*|*"not connected"*|*"not configured"*|*"omain not found"*|*"failed to get domain"*) pending=no ;;
+    esac
 }
 
-# A guest stopped by a full disk goes on by itself once the scratch file is gone.
+# A guest that was stopped by a full disk can go on once the scratch file is gone.
 wake() {
+    case $before in "paused (I/O error)"*) return ;; esac
     case $(v domstate "$uuid" --reason 2>/dev/null) in
     "paused (I/O error)"*) v resume "$uuid" >/dev/null 2>&1 && say resumed ;;
     esac
@@ -104,18 +109,30 @@ stop_watching() {
     watcher=
 }
 
+# For children: stay, so that our number is not given to somebody else before the shell ends us.
+linger() {
+    while kill -0 $$ 2>/dev/null; do sleep 1; done
+    exit 0
+}
+
+# Bytes free in the folder; as good as endless when nobody knows.
+free_bytes() {
+    set -- $(stat -f -c '%a %S' -- "$folder" 2>/dev/null)
+    if [ $# -eq 2 ]; then echo $(($1 * $2)); else echo 9000000000000000000; fi
+}
+
 watch() {
     turn=0
     while sleep 1; do
         turn=$((turn + 1))
-        set -- $(stat -f -c '%a %S' -- "$folder" 2>/dev/null)
-        if [ $# -eq 2 ] && [ $(($1 * $2)) -lt "$reserve" ]; then
-            say "scratch $(($1 * $2))"; give_up
-        fi
+        kill -0 $$ 2>/dev/null || { undo "$@"; exit 0; }
+        free=$(free_bytes)
+        [ "$free" -lt "$reserve" ] && { say "scratch $free"; give_up; }
         if [ $((turn % 3)) -eq 0 ]; then
             case $(v domstate "$uuid" --reason 2>/dev/null) in
+            "$before") ;;
             "paused (I/O error)"*) say "ioerror"; give_up ;;
-            "shut off"*|crashed*) say "stopped"; exit 0 ;;
+            "shut off"*|crashed*) say "stopped"; linger ;;
             esac
         fi
         if [ "$pending" = yes ] && [ $((turn % 10)) -eq 0 ]; then
@@ -128,20 +145,30 @@ give_up() {
     end_job
     wake
     say "gave-up"
-    exit 0
+    linger
 }
 
 freeze_guest() {
     say "freezing"
     within 10 guest-agent-timeout "$uuid" --timeout "$patience" >/dev/null 2>&1
     (
-        trap 'kill "$nap" 2>/dev/null; exit 0' TERM
+        ended=no fired=0
+        trap 'ended=yes; kill "$nap"' TERM
         sleep "$budget" &
         nap=$!
         wait "$nap"
-        trap '' TERM
-        within $((patience + 5)) domfsthaw "$uuid"
-        exit 7
+        nap=
+        if [ "$ended" = no ]; then
+            fired=7
+            within $((patience + 5)) domfsthaw "$uuid"
+        fi
+        # Stay, so that our number is not given to somebody else before the shell ends us.
+        while [ "$ended" = no ] && kill -0 $$; do
+            sleep 1 &
+            nap=$!
+            wait "$nap"
+        done
+        exit "$fired"
     ) </dev/null >/dev/null 2>&1 &
     timer=$!
     errors=$(within $((patience * 2 + 5)) domfsfreeze "$uuid" 2>&1 >/dev/null)
@@ -183,6 +210,7 @@ cut() {
     *"Job type:"*) look; say "failed 0 busy $job"; return ;;
     *) say "failed 1 $(flat "$jobs")"; return ;;
     esac
+    before=$(v domstate "$uuid" --reason 2>/dev/null)
     now; began=$up
     [ "$freeze" = yes ] && freeze_guest
     say "cutting"
@@ -218,7 +246,7 @@ BACKUP
     reason=$(flat "$errors")
     [ -n "$timer" ] && thaw_after_cut
     if [ "$status" -eq 0 ]; then
-        watch </dev/null 2>/dev/null &
+        watch "$@" </dev/null 2>/dev/null &
         watcher=$!
         say ready
     else
@@ -228,15 +256,23 @@ BACKUP
 
 case $mode in
 clean)
-    undo "$@" && say clean
+    pending=$freeze
+    if undo "$@"; then
+        if [ "$pending" = yes ]; then say "stuck the guest may be frozen: $(flat "$errors")"
+        else say clean; fi
+    fi
     exit 0 ;;
 esac
 
 say "hello"
 while next; do
     case $line in
-    cut) cut ;;
-    status) look; say "job $job $(flat "$(v domstate "$uuid" --reason 2>/dev/null)")" ;;
+    cut) cut "$@" ;;
+    status)
+        look
+        turn=0
+        while [ "$job" = unknown ] && [ "$turn" -lt 20 ]; do sleep 1; look; turn=$((turn + 1)); done
+        say "job $job $(flat "$(v domstate "$uuid" --reason 2>/dev/null)")" ;;
     release)
         stop_watching
         if end_job; then rm -f -- "$@" 2>/dev/null; wake; say released
@@ -247,3 +283,10 @@ while next; do
     esac
 done
 undo "$@"
+# An agent that hung carries out the freeze when it wakes up, and nobody else is left to thaw.
+turn=0
+while [ "$pending" = yes ] && [ "$turn" -lt 60 ]; do
+    sleep 10
+    thaw
+    turn=$((turn + 1))
+done

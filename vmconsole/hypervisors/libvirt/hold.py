@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vmconsole.errors import VmconsoleError
+from vmconsole.errors import HostError, VmconsoleError
 from vmconsole.events import StepFinished, StepStarted, Warned, step
 from vmconsole.hypervisors.libvirt import guard as guards
 from vmconsole.hypervisors.libvirt import journal
@@ -141,14 +141,20 @@ class Hold:
             if self._ended:
                 return
             guest = self._facts.guest
-            self._guard.keep()
+            try:
+                self._guard.keep()
+            except HostError:
+                self._ended = True
+                self._guard.done()
+                raise
+            # From here on undoing would lose the new checkpoint; an old one that stays does no harm.
+            if self._job_ended:
+                self._context.journal.release(self._entry)
             kept = (self._watched.checkpoint,) if self._watched.checkpoint else ()
             for problem in drop_checkpoints(self._virsh, guest.uuid, self._facts.repository, kept):
                 self._warn(f"An old checkpoint could not be removed: {problem}", "The next run tries again.")
             self._ended = True
             self._guard.done()
-            if self._job_ended:
-                self._context.journal.release(self._entry)
 
     def rollback(self) -> None:
         """Undo everything; what cannot be undone stays in the journal. Never raises."""
@@ -172,7 +178,10 @@ class Hold:
         except VmconsoleError:
             pass
         try:
-            return guards.clean(self._virsh.machine, replace(self._watched, freeze=False))
+            return guards.clean(
+                self._virsh.machine,
+                replace(self._watched, freeze=self._watched.freeze and self._freeze_entry is None),
+            )
         except VmconsoleError as error:
             return error.message
 

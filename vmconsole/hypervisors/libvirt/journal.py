@@ -25,6 +25,7 @@ def payload(method: str, name: str, watched: Watched) -> dict[str, str]:
         "mark": watched.mark,
         "folder": watched.folder,
         "files": json.dumps(watched.files),
+        "freeze": "yes" if watched.freeze else "no",
     }
 
 
@@ -40,6 +41,7 @@ def watched(entry: Mapping[str, str]) -> Watched:
             folder=entry["folder"],
             reserve=0,
             files=tuple(str(file) for file in files),
+            freeze=entry.get("freeze") == "yes",
         )
     except (KeyError, ValueError, TypeError) as error:
         raise ProtocolError(f"A journal entry about a libvirt guest cannot be read: {error!r}.") from error

@@ -15,9 +15,7 @@ finish() {
     [ -z "$pids" ] || kill -TERM $pids 2>/dev/null
     # A server stuck on dead storage must not keep its socket and this shell for ever.
     (
-        trap 'kill $!; exit 0' TERM
-        sleep 30 &
-        wait $!
+        sleep 30
         [ -z "$pids" ] || kill -KILL $pids 2>/dev/null
     ) </dev/null >/dev/null 2>&1 &
     reaper=$!
@@ -26,7 +24,8 @@ finish() {
         wait "$pid"
         report="$report $?"
     done
-    kill -TERM "$reaper" 2>/dev/null
+    # Not TERM: just after the fork the child still has our own trap, and would lose it.
+    kill -KILL "$reaper" 2>/dev/null
     wait "$reaper"
     rm -rf -- "$dir"
     echo "stopped$report"

@@ -72,6 +72,12 @@ def failure(stderr: str, *, host: str, what: str, status: int = 1) -> VmconsoleE
     lower = text.lower()
     if status == 127 or "virsh: not found" in lower:
         return ToolMissing(f"virsh is missing on {host}.", hint="apt install libvirt-clients", subject=host)
+    if status == 124:
+        return HostError(
+            f"{what} on {host}: no answer in time.",
+            hint="Does libvirtd hang? On the host: systemctl restart libvirtd (guests run on)",
+            subject=host,
+        )
     if "domain not found" in lower or "failed to get domain" in lower:
         return GuestNotFound(message, hint="Look at `vmconsole inventory --refresh`.", subject=host)
     if any(

@@ -181,7 +181,7 @@ def test_a_write_the_host_cannot_store(tmp_path: Path) -> None:
 
 def test_a_server_that_is_killed_while_it_is_read(image: Path, tmp_path: Path) -> None:
     path = tmp_path / "nbd"
-    command = ["qemu-nbd", "-r", "-k", path, "-t", "-f", "qcow2", "-x", "vda", image]
+    command = ["qemu-nbd", "-r", "-k", str(path), "-t", "-f", "qcow2", "-x", "vda", str(image)]
     server = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
         client = connect(path)
@@ -196,6 +196,7 @@ def test_a_server_that_is_killed_while_it_is_read(image: Path, tmp_path: Path) -
         server.communicate(timeout=10)
 
 
+@pytest.mark.slow
 def test_a_map_of_very_many_extents(tmp_path: Path) -> None:
     """More than QEMU puts into one answer (128 Ki)."""
     size, step = 10 * rig.GIB, 64 * rig.KIB

@@ -1,0 +1,122 @@
+"""The main job through the real command line: full, then increments, of guests that write all the time."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from e2e_world import World, drop_checkpoints, sha256
+from lab.domain import MIB, DiskSpec
+from lab.guest import Guest
+from lab.images import pattern_bytes
+from lab.leftovers import leftovers
+from lab.lockstep import check_lockstep
+from lab.session import Lab
+
+pytestmark = pytest.mark.rig
+
+ZEROED = 16 * MIB
+SPARE = 8 * MIB  # of every disk, for other changes
+DISKS = (
+    DiskSpec("vda", fs="ext4", content={"note.txt": b"before\n"}),
+    DiskSpec("vdb"),
+    DiskSpec("vdc", detect_zeroes="unmap"),
+)
+
+
+@pytest.fixture(scope="module")
+def shared(lab: Lab) -> Iterator[Guest]:
+    with lab.guest("shop db", DISKS) as guest:
+        yield guest
+
+
+@pytest.fixture
+def guest(shared: Guest) -> Iterator[Guest]:
+    yield shared
+    drop_checkpoints(shared)
+
+
+def host_says_dirty(guest: Guest, checkpoint: str) -> int:
+    """Bytes that libvirt's own checkpoint has recorded as changed, all disks together."""
+    text = guest.virsh("checkpoint-dumpxml", checkpoint, "--no-domain", "--size")
+    return sum(int(size) for size in re.findall(r"size='(\d+)'", text))
+
+
+def same_as_now(guest: Guest, images: dict[str, Path], disks: tuple[str, ...], folder: Path) -> None:
+    """Restored disks are what the guest's disks are now; nothing may have been written since the cut."""
+    for disk in disks:
+        assert sha256(images[disk]) == sha256(guest.raw_copy(disk, folder / f"{disk}.now")), disk
+
+
+def file_in(image: Path, name: str) -> bytes:
+    """A file in the ext4 file system of a restored disk."""
+    done = subprocess.run(["debugfs", "-R", f"cat {name}", str(image)], capture_output=True, check=True)
+    return done.stdout
+
+
+def sound_file_system(image: Path) -> None:
+    """Nothing to repair and no journal to replay, as after an unmount: it was frozen at the cut."""
+    done = subprocess.run(["e2fsck", "-fn", str(image)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "recover" not in (done.stdout + done.stderr).lower()
+
+
+def test_full_and_increments_of_two_disks_that_are_written_in_lockstep(
+    e2e: World, guest: Guest, tmp_path: Path
+) -> None:
+    guest.pattern("vdb", 0, 24 * MIB, seed=1)
+    guest.lockstep_start("vda", "vdb")
+    try:
+        before_full = guest.lockstep_step()
+        full = e2e.backup(guest)
+        guest.pattern("vdb", 5 * MIB, 2 * MIB, seed=2)
+        guest.write_file("vda", "new.txt", b"after the full\n")
+        before_increment = guest.lockstep_step()
+        increment = e2e.backup(guest)
+    finally:
+        guest.lockstep_stop()
+
+    assert [full.point["mode"], increment.point["mode"]] == ["full", "incremental"]
+    for ran, at_least in ((full, before_full), (increment, before_increment)):
+        images = e2e.restore(ran.archive)
+        check_lockstep([images["vda"], images["vdb"]], at_least)
+        sound_file_system(images["vda"])
+        for disk, image in images.items():
+            assert e2e.borg_sha256(ran.archive, disk) == sha256(image)
+    assert file_in(images["vda"], "new.txt") == b"after the full\n"
+    with images["vdb"].open("rb") as file:
+        expected = bytearray(pattern_bytes(0, 24 * MIB, 1))
+        expected[5 * MIB : 7 * MIB] = pattern_bytes(5 * MIB, 2 * MIB, 2)
+        assert file.read(24 * MIB) == expected
+    e2e.borg_check("--verify-data")
+
+    newest, oldest = e2e.points(guest)
+    for point in (newest, oldest):
+        assert point["consistency"] == "application"
+        assert 0 < point["freeze_ms"] < 10_000
+    assert 2 * MIB <= newest["bytes_read"] <= 1.1 * newest["bytes_dirty"]
+    assert newest["bytes_dirty"] < 16 * MIB
+    assert {disk["parent"] for disk in newest["disks"]} == {oldest["archive_id"]}
+    assert {"plan", "lock", "freeze", "cut", "thaw", "read", "release", "commit", "advance"} <= set(increment.steps())
+    assert leftovers(guest) == [f"checkpoint {newest['disks'][0]['bitmap']}"]
+    assert e2e.journal() == []
+
+
+def test_an_increment_reads_what_the_host_itself_counts_as_dirty(e2e: World, guest: Guest, tmp_path: Path) -> None:
+    e2e.backup(guest)
+    for number in range(20):
+        guest.pattern("vdb", number * 3 * MIB + 12288, 8192, seed=number)  # scattered, small
+    guest.pattern("vdc", 9 * MIB, 3 * MIB, seed=3)
+    guest.sync()
+    (checkpoint,) = guest.checkpoints()
+    dirty = host_says_dirty(guest, checkpoint)
+
+    made = e2e.backup(guest, "--", ) if False else e2e.backup(guest)
+
+    assert 3 * MIB < dirty < 8 * MIB
+    assert made.point["bytes_read"] <= 1.1 * dirty
+    assert e2e.newest(guest)["bytes_dirty"] <= 1.1 * dirty
+    same_as_now(guest, e2e.restore(made.archive), ("vdb", "vdc"), tmp_path)
