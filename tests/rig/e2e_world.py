@@ -38,7 +38,8 @@ from vmconsole.state.store import StateStore
 
 PASSPHRASE = "correct horse battery staple"
 CHILD = Path(__file__).with_name("e2e_child.py")
-TIMEOUT = 60.0
+TIMEOUT = 150.0
+"""Seconds for a command; one takes two on an idle machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +134,13 @@ class Child:
 class World:
     """A backup server. folder: everything of it. hosts: name in the configuration -> lab host.
 
+    ssh_folder: for the hosts' sshd; hosts must see it (Lab.folder). location: of the repository.
     host_settings, repository_settings, defaults: what `configure` writes besides what is needed.
     """
 
     folder: Path
     hosts: Mapping[str, LibvirtHost]
+    ssh_folder: Path
     sshd_options: Mapping[str, str] = field(default_factory=dict)
     host_settings: dict[str, Any] = field(default_factory=dict)
     repository_settings: dict[str, Any] = field(default_factory=dict)
@@ -155,7 +158,7 @@ class World:
         (self.folder / "ssh_config").touch()
         self.set_passphrase(PASSPHRASE)
         for name, host in self.hosts.items():
-            access = ssh_access(host, self.folder, self.sshd_options)
+            access = ssh_access(host, self.ssh_folder, self.sshd_options)
             self.access[name] = self._stack.enter_context(access)
         self.configure()
         self.run("repo", "init", "main")
@@ -318,7 +321,7 @@ def sha256(path: Path) -> str:
 @contextmanager
 def open_world(lab: Lab, folder: Path, **more: Any) -> Iterator[World]:
     """A world whose only host is `one`, the lab's first."""
-    with World(folder, {"one": lab.host}, **more) as world:
+    with World(folder, {"one": lab.host}, lab.folder("e2e-ssh"), **more) as world:
         yield world
 
 

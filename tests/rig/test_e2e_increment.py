@@ -16,10 +16,8 @@ from lab.leftovers import leftovers
 from lab.lockstep import check_lockstep
 from lab.session import Lab
 
-pytestmark = pytest.mark.rig
+pytestmark = [pytest.mark.rig, pytest.mark.timeout(400)]
 
-ZEROED = 16 * MIB
-SPARE = 8 * MIB  # of every disk, for other changes
 DISKS = (
     DiskSpec("vda", fs="ext4", content={"note.txt": b"before\n"}),
     DiskSpec("vdb"),
@@ -43,6 +41,12 @@ def host_says_dirty(guest: Guest, checkpoint: str) -> int:
     """Bytes that libvirt's own checkpoint has recorded as changed, all disks together."""
     text = guest.virsh("checkpoint-dumpxml", checkpoint, "--no-domain", "--size")
     return sum(int(size) for size in re.findall(r"size='(\d+)'", text))
+
+
+def zeros(image: Path, offset: int, length: int) -> bool:
+    with image.open("rb") as file:
+        file.seek(offset)
+        return file.read(length) == bytes(length)
 
 
 def same_as_now(guest: Guest, images: dict[str, Path], disks: tuple[str, ...], folder: Path) -> None:
@@ -114,9 +118,63 @@ def test_an_increment_reads_what_the_host_itself_counts_as_dirty(e2e: World, gue
     (checkpoint,) = guest.checkpoints()
     dirty = host_says_dirty(guest, checkpoint)
 
-    made = e2e.backup(guest, "--", ) if False else e2e.backup(guest)
+    made = e2e.backup(guest)
 
     assert 3 * MIB < dirty < 8 * MIB
     assert made.point["bytes_read"] <= 1.1 * dirty
     assert e2e.newest(guest)["bytes_dirty"] <= 1.1 * dirty
     same_as_now(guest, e2e.restore(made.archive), ("vdb", "vdc"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("disk", "how"),
+    [("vdb", "write"), ("vdb", "zeroout"), ("vdb", "discard"), ("vdc", "write"), ("vdc", "discard")],
+    ids=["plain", "write-zeroes", "discard", "detect-zeroes", "detect-zeroes and discard"],
+)
+def test_sixteen_mebibytes_overwritten_with_zeros_are_zeros(
+    e2e: World, guest: Guest, disk: str, how: str, tmp_path: Path
+) -> None:
+    guest.pattern(disk, 4 * MIB, 32 * MIB, seed=7)
+    e2e.backup(guest)
+    guest.zero(disk, 8 * MIB, 16 * MIB, how)
+    guest.pattern(disk, 15 * MIB, MIB, seed=8)
+    guest.sync()
+    increment = e2e.backup(guest)
+
+    assert increment.point["mode"] == "incremental"
+    images = e2e.restore(increment.archive, disk)
+    assert zeros(images[disk], 8 * MIB, 7 * MIB)
+    assert zeros(images[disk], 16 * MIB, 8 * MIB)
+    same_as_now(guest, images, (disk,), tmp_path)
+    assert e2e.borg_sha256(increment.archive, disk) == sha256(images[disk])
+
+
+def test_what_a_file_system_trims_is_zeros(e2e: World, guest: Guest, tmp_path: Path) -> None:
+    guest.sh("dd if=/dev/urandom of=/mnt/vda/big bs=1M count=20 conv=fsync 2>&1", timeout=60)
+    e2e.backup(guest)
+    guest.sh("rm /mnt/vda/big && sync && fstrim /mnt/vda && sync")
+    increment = e2e.backup(guest)
+
+    images = e2e.restore(increment.archive, "vda")
+    sound_file_system(images["vda"])
+    assert file_in(images["vda"], "note.txt") == b"before\n"
+    assert images["vda"].stat().st_blocks * 512 < 20 * MIB, "what was trimmed is stored as data"
+    assert sha256(images["vda"]) == e2e.borg_sha256(increment.archive, "vda")
+
+
+def test_a_disk_that_grew_while_running(e2e: World, make_guest: Callable[..., Guest], tmp_path: Path) -> None:
+    guest = make_guest(disks=[DiskSpec("vda", size=16 * MIB), DiskSpec("vdb", size=16 * MIB)])
+    guest.pattern("vda", 0, 12 * MIB, seed=1)
+    e2e.backup(guest)
+    guest.virsh("blockresize", "vda", f"{24 * MIB}B")
+    guest.pattern("vda", 18 * MIB, 2 * MIB, seed=2)
+    guest.sync()
+    increment = e2e.backup(guest)
+
+    vda, vdb = e2e.newest(guest)["disks"]
+    assert (vda["mode"], vda["size"], vdb["mode"], vdb["size"]) == ("incremental", 24 * MIB, "incremental", 16 * MIB)
+    same_as_now(guest, e2e.restore(increment.archive), ("vda", "vdb"), tmp_path)
+    e2e.borg_check("--verify-data")
+    after = e2e.backup(guest)
+    assert after.point["bytes_read"] == 0
+    same_as_now(guest, e2e.restore(after.archive), ("vda", "vdb"), tmp_path)

@@ -114,7 +114,7 @@ def _trust(args: argparse.Namespace, services: Services, output: Output) -> int:
         if not args.replace:
             raise UsageError(
                 f"The key of {args.name} is not the one that was trusted.",
-                hint="Compare it on the host's own console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub); "
+                hint="Compare it on the host's console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub); "
                 f"if it is right: vmconsole host trust {args.name} --replace",
                 subject=args.name,
             )

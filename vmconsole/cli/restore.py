@@ -97,7 +97,8 @@ def _to_host(
     request = GuestRestore(args.new_name or point.guest, args.storage, start=args.start)
     if args.dry_run:
         output.line(
-            f"{point.archive} → {args.host}/{request.name}: {len(point.stored_disks)} disks, {size(point.size)}"
+            f"{point.archive} → {args.host}/{request.name}, "
+            f"{len(point.stored_disks)} disks, {size(point.size)}"
         )
         if output.json:
             output.document({"archive": point.archive, "host": args.host, "guest": request.name})

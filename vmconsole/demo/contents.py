@@ -107,7 +107,7 @@ _TABLE = "/var/lib/postgresql/base/16384"
 
 
 def _database(folder: Path) -> Guest:
-    disk = VirtualDisk(folder / "db-01.qcow2", 192 * MIB)
+    disk = VirtualDisk(folder / "db-01.qcow2", 96 * MIB)
     guest = Guest(
         name="db-01",
         uuid=_uuid("db-01"),

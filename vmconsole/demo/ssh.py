@@ -41,9 +41,13 @@ class SshServer:
     """Serves 127.0.0.1. folder gets `host_key`, `client_key` (both 0600) and `known_hosts`.
 
     env: of the programs. home: their working folder. sockets: the folder whose sockets may be opened.
+    grace: seconds a program may take to end by itself once its connection is gone.
     """
 
-    def __init__(self, folder: Path, *, env: Mapping[str, str], home: Path, sockets: Path) -> None:
+    def __init__(
+        self, folder: Path, *, env: Mapping[str, str], home: Path, sockets: Path, grace: float = 3.0
+    ) -> None:
+        self.grace = grace
         self.env = dict(env)
         self.home = home
         self.sockets = sockets.resolve()
@@ -150,7 +154,7 @@ class _Connection(_Library):  # type: ignore[misc]  # untyped on purpose, see _L
         if self.is_alive():
             self.join(_JOIN_SECONDS)
         for session in list(self.sessions.values()):
-            session.end()
+            session.end(self._server.grace)
         for forward in self._forwards:
             forward.end()
         for connected in self.accepted.values():

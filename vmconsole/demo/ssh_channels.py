@@ -17,8 +17,7 @@ from paramiko.common import MSG_CHANNEL_REQUEST
 from vmconsole.remote.piped import PipedProgram
 
 _PIECE = 256 * 1024
-_END_SECONDS = 3.0
-"""How long a program may take to end by itself once its connection is gone."""
+_JOIN_SECONDS = 5.0
 _FORWARDED = ("LANG", "LC_", "VMCONSOLE_")
 
 
@@ -66,7 +65,7 @@ class Session:
         """The channel was used and everything behind it has ended."""
         return self._channel.closed and not any(thread.is_alive() for thread in self._threads)
 
-    def end(self) -> None:
+    def end(self, grace: float) -> None:
         """The connection is gone: the program reads the end of its input; if it stays, it is killed."""
         self._channel.close()
         if self._program is None:
@@ -75,12 +74,12 @@ class Session:
             if number is not None:
                 self._program.signal(number)
             with contextlib.suppress(TimeoutError):
-                self._program.wait(_END_SECONDS)
+                self._program.wait(grace)
                 break
         # What it left running may hold its pipes.
         self._program.signal(signal.SIGKILL)
         for thread in self._threads:
-            thread.join(_END_SECONDS)
+            thread.join(_JOIN_SECONDS)
 
     def _run(self, what: str, work: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=work, name=f"demo-ssh-{what}", daemon=True)
@@ -162,7 +161,7 @@ class Forward:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(_END_SECONDS)
+            thread.join(_JOIN_SECONDS)
 
     def _inward(self) -> None:
         with contextlib.suppress(OSError):

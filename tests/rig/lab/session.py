@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -42,10 +41,10 @@ class Lab:
         self.base.mkdir(parents=True, exist_ok=True)
         self.base.chmod(0o755)
         remove_dead_sessions(self.base)
-        self.root = Path(tempfile.mkdtemp(dir=self.base, prefix="session-"))
-        self._lock = _lock(self.root)
-        assert self._lock is not None
+        self.root = self.base / f"session-{os.urandom(6).hex()}"
+        self._lock = _new_lock(self.root)
         self._stack.callback(self._remove_root)
+        self.root.mkdir()
         self.root.chmod(0o755)
         if not traversable(self.root):
             raise RuntimeError(f"{self.root}: QEMU's user cannot walk there; set {FOLDER_VARIABLE}")
@@ -127,28 +126,49 @@ class Lab:
 
     def _remove_root(self) -> None:
         shutil.rmtree(self.root)
-        if self._lock is not None:
-            self._lock.close()
+        _lock_path(self.root).unlink()
+        self._lock.close()
 
 
 def remove_dead_sessions(base: Path) -> list[Path]:
     """Remove what sessions left that ended without their teardown; returns their folders."""
     removed = []
-    for folder in base.glob("session-*"):
-        lock = _lock(folder)
+    for path in base.glob("session-*.lock"):
+        lock = _try_lock(path)
         if lock is None:
             continue
         with lock:
+            folder = path.with_suffix("")
             for pid in _processes_naming(folder):
                 os.kill(pid, signal.SIGKILL)
             shutil.rmtree(folder, ignore_errors=True)
+            path.unlink(missing_ok=True)
             removed.append(folder)
     return removed
 
 
-def _lock(folder: Path) -> TextIO | None:
-    """The session's lock; None while the session lives. The kernel lets go of it when the session dies."""
-    file = (folder / "lock").open("w")
+def _lock_path(folder: Path) -> Path:
+    """Beside the session's folder: a lock inside could be made anew while the folder is being removed."""
+    return folder.with_suffix(".lock")
+
+
+def _new_lock(folder: Path) -> TextIO:
+    """Lock first and then name it: nobody ever sees a living session's lock unlocked. The kernel lets go of
+    it when the session dies."""
+    path = _lock_path(folder)
+    new = path.with_suffix(".new")
+    file = new.open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    new.rename(path)
+    return file
+
+
+def _try_lock(path: Path) -> TextIO | None:
+    """A session's lock when the session is dead; None while it lives, or when it is just gone."""
+    try:
+        file = path.open("r+")
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -79,6 +79,7 @@ def stat(dump: object) -> Callable[[Path, str], str]:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
+    """A shop of one's own, to change; it leaves no thread behind."""
     before = set(threading.enumerate())
     with Shop(tmp_path / "demo") as opened:
         yield opened
@@ -86,6 +87,13 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     while set(threading.enumerate()) - before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture(scope="module")
+def quiet_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """A shop that is only asked."""
+    with Shop(tmp_path_factory.mktemp("shop") / "demo") as opened:
+        yield opened
 
 
 @pytest.fixture

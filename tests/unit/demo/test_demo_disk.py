@@ -32,7 +32,9 @@ def sha256(content: bytes) -> str:
 
 CHANGES = st.lists(
     st.one_of(
-        st.tuples(st.just("write"), st.integers(0, SIZE - 1), st.integers(1, 3 * GRANULE), st.integers(1, 255)),
+        st.tuples(
+            st.just("write"), st.integers(0, SIZE - 1), st.integers(1, 3 * GRANULE), st.integers(1, 255)
+        ),
         st.tuples(st.just("zero"), st.integers(0, SIZE - 1), st.integers(1, 5 * GRANULE), st.just(0)),
     ),
     max_size=12,

@@ -249,9 +249,7 @@ TREES = st.dictionaries(NAMES, st.recursive(LEAVES, lambda inner: st.dictionarie
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=TREES, seconds=st.integers(0, 2**33))
-def test_any_tree(
-    tree: dict[str, object], seconds: int, tmp_path: Path, fsck: Fsck, dump: Dump
-) -> None:
+def test_any_tree(tree: dict[str, object], seconds: int, tmp_path: Path, fsck: Fsck, dump: Dump) -> None:
     device = ImageFile(tmp_path / "tree.img", 64 * MIB)
     system = make(device)
     files: dict[str, bytes] = {}

@@ -45,6 +45,7 @@ def server(tmp_path: Path) -> Iterator[SshServer]:
         env={"PATH": os.environ["PATH"], "MARK": "demo"},
         home=tmp_path,
         sockets=tmp_path / "sockets",
+        grace=0.5,
     )
     made.start()
     yield made
@@ -98,7 +99,7 @@ class Echo:
                 peer, _ = self._listener.accept()
             except OSError:
                 return
-            with peer:
+            with peer, contextlib.suppress(OSError):
                 digest = hashlib.sha256()
                 while data := peer.recv(1 << 20):
                     digest.update(data)

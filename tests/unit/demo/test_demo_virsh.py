@@ -20,16 +20,25 @@ QUOTED = 'files "old" [archive]'
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture
-def run(shop: Shop) -> Run:
-    """A program of the demo host, started as its shell would."""
+def runner(shop: Shop) -> Run:
+    """Programs of the demo host, started as its shell would."""
 
-    def start(*argv: str, stdin: str = "", **options: object) -> subprocess.CompletedProcess[str]:
+    def start(*argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            argv, env=shop.ssh.env, input=stdin, text=True, capture_output=True, check=False, **options
-        )  # type: ignore[call-overload]
+            argv, env=shop.ssh.env, input=stdin, text=True, capture_output=True, check=False
+        )
 
     return start
+
+
+@pytest.fixture
+def run(shop: Shop) -> Run:
+    return runner(shop)
+
+
+@pytest.fixture
+def ask(quiet_shop: Shop) -> Run:
+    return runner(quiet_shop)
 
 
 def backup_xml(shop: Shop, socket: str = "", base: str = "", scratch: str = "scratch") -> str:
@@ -75,32 +84,44 @@ def test_command_lines() -> None:
             parse(words)
 
 
-def test_lists_and_names(run: Run, shop: Shop) -> None:
-    names = run("virsh", "list", "--all", "--name").stdout.split("\n")
-    assert set(names) - {""} == {guest.name for guest in shop.guests}
+def test_lists_and_names(ask: Run, quiet_shop: Shop) -> None:
+    names = ask("virsh", "list", "--all", "--name").stdout.split("\n")
+    assert set(names) - {""} == {guest.name for guest in quiet_shop.guests}
     assert len(names) >= 5
-    running = run("virsh", "-c", "qemu:///session", "list", "--state-running", "--uuid").stdout.split()
-    assert shop.guest("build-07").uuid not in running
-    assert shop.guest(QUOTED).uuid in running
-    table = run("virsh", "list", "--all").stdout
+    running = ask("virsh", "-c", "qemu:///session", "list", "--state-running", "--uuid").stdout.split()
+    assert quiet_shop.guest("build-07").uuid not in running
+    assert quiet_shop.guest(QUOTED).uuid in running
+    table = ask("virsh", "list", "--all").stdout
     assert table.splitlines()[0].split() == ["Id", "Name", "State"]
-    assert run("virsh", "domstate", QUOTED, "--reason").stdout == "running (booted)\n\n"
-    assert run("virsh", "domname", shop.guest(QUOTED).uuid).stdout == f"{QUOTED}\n\n"
+    assert ask("virsh", "domstate", QUOTED, "--reason").stdout == "running (booted)\n\n"
+    assert ask("virsh", "domname", quiet_shop.guest(QUOTED).uuid).stdout == f"{QUOTED}\n\n"
 
 
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
         (["domstate", "nosuch"], "error: failed to get domain 'nosuch'\n"),
-        (["backup-dumpxml", "web-01"], "error: Domain backup job id not found: no domain backup job present\n"),
-        (["domjobabort", "web-01"], "error: Requested operation is not valid: no job is active on the domain\n"),
+        (
+            ["backup-dumpxml", "web-01"],
+            "error: Domain backup job id not found: no domain backup job present\n",
+        ),
+        (
+            ["domjobabort", "web-01"],
+            "error: Requested operation is not valid: no job is active on the domain\n",
+        ),
         (["domjobinfo", "build-07"], "error: Requested operation is not valid: domain is not running\n"),
         (
             ["checkpoint-delete", "web-01", "x"],
             "error: Domain checkpoint not found: no domain checkpoint with matching name 'x'\n",
         ),
-        (["backup-begin", "web-01", "/none"], "error: Failed to open file '/none': No such file or directory\n"),
-        (["domblkinfo", "web-01", "vdx"], "error: invalid argument: invalid path vdx not assigned to domain\n"),
+        (
+            ["backup-begin", "web-01", "/none"],
+            "error: Failed to open file '/none': No such file or directory\n",
+        ),
+        (
+            ["domblkinfo", "web-01", "vdx"],
+            "error: invalid argument: invalid path vdx not assigned to domain\n",
+        ),
         (
             ["vol-path", "--pool", "no", "x"],
             "error: failed to get pool 'no'\n"
@@ -112,20 +133,20 @@ def test_lists_and_names(run: Run, shop: Shop) -> None:
         ),
     ],
 )
-def test_errors_are_libvirts(run: Run, argv: list[str], text: str) -> None:
-    done = run("virsh", *argv)
+def test_errors_are_libvirts(ask: Run, argv: list[str], text: str) -> None:
+    done = ask("virsh", *argv)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", text)
 
 
-def test_domain_documents(run: Run, shop: Shop) -> None:
-    for guest in shop.guests:
-        live = parse_domain(run("virsh", "dumpxml", guest.uuid).stdout)
+def test_domain_documents(ask: Run, quiet_shop: Shop) -> None:
+    for guest in quiet_shop.guests:
+        live = parse_domain(ask("virsh", "dumpxml", guest.uuid).stdout)
         assert (live.name, live.uuid, live.domain_id) == (guest.name, guest.uuid, guest.domain_id)
         assert live.agent == (guest.agent and guest.running)
-        inactive = parse_domain(run("virsh", "dumpxml", guest.name, "--inactive").stdout)
+        inactive = parse_domain(ask("virsh", "dumpxml", guest.name, "--inactive").stdout)
         assert inactive.domain_id == -1
         assert [disk.id for disk in inactive.disks] == [item.target for item in guest.disks]
-    assert parse_domain(run("virsh", "dumpxml", "db-01").stdout).tags == ("prod", "database")
+    assert parse_domain(ask("virsh", "dumpxml", "db-01").stdout).tags == ("prod", "database")
 
 
 def test_freeze_holds_the_guests_writer(run: Run, shop: Shop) -> None:
@@ -143,7 +164,7 @@ def test_freeze_holds_the_guests_writer(run: Run, shop: Shop) -> None:
 
 def test_the_life_of_a_checkpoint(run: Run, shop: Shop) -> None:
     """backup-begin from inherited descriptors, abort, size, delete, and what is refused."""
-    script = 'virsh backup-begin web-01 /dev/fd/3 /dev/fd/4 3<<A 4<<B\n%s\nA\n%s\nB\n'
+    script = "virsh backup-begin web-01 /dev/fd/3 /dev/fd/4 3<<A 4<<B\n%s\nA\n%s\nB\n"
     assert run("sh", "-c", script % (backup_xml(shop), checkpoint_xml("n1"))).stdout == "Backup started\n\n"
     assert "Operation:        Backup" in run("virsh", "domjobinfo", "web-01").stdout
     job = ElementTree.fromstring(run("virsh", "backup-dumpxml", "web-01").stdout)
@@ -183,24 +204,29 @@ def test_the_life_of_a_checkpoint(run: Run, shop: Shop) -> None:
         ("<domainbackup", "error: (domain_backup)"),
         ("<other/>", "error: XML error"),
         ("<domainbackup mode='push'><disks/></domainbackup>", "error: unsupported configuration"),
-        ("<!DOCTYPE a [<!ENTITY b 'c'>]><domainbackup mode='pull'>&b;</domainbackup>", "error: (domain_backup)"),
+        (
+            "<!DOCTYPE a [<!ENTITY b 'c'>]><domainbackup mode='pull'>&b;</domainbackup>",
+            "error: (domain_backup)",
+        ),
     ],
 )
-def test_broken_requests_change_nothing(run: Run, shop: Shop, document: str, text: str) -> None:
-    done = run("virsh", "backup-begin", "web-01", "/dev/stdin", stdin=document)
+def test_broken_requests_change_nothing(ask: Run, quiet_shop: Shop, document: str, text: str) -> None:
+    done = ask("virsh", "backup-begin", "web-01", "/dev/stdin", stdin=document)
     assert done.returncode == 1
     assert done.stderr.startswith(text)
-    assert shop.host.job(shop.guest("web-01")) is None
+    assert quiet_shop.host.job(quiet_shop.guest("web-01")) is None
 
 
-def test_a_socket_that_cannot_be_bound(run: Run, shop: Shop) -> None:
-    done = run("virsh", "backup-begin", "web-01", "/dev/stdin", stdin=backup_xml(shop, "/nonexist/x.sock"))
+def test_a_socket_that_cannot_be_bound(ask: Run, quiet_shop: Shop) -> None:
+    done = ask(
+        "virsh", "backup-begin", "web-01", "/dev/stdin", stdin=backup_xml(quiet_shop, "/nonexist/x.sock")
+    )
     assert done.stderr == (
         "error: internal error: unable to execute QEMU command 'nbd-server-start': "
         "Failed to bind socket to /nonexist/x.sock: No such file or directory\n"
     )
-    assert shop.host.job(shop.guest("web-01")) is None
-    assert not list((shop.folder / "host" / "scratch").iterdir())
+    assert quiet_shop.host.job(quiet_shop.guest("web-01")) is None
+    assert not list((quiet_shop.folder / "host" / "scratch").iterdir())
 
 
 def test_a_leftover_scratch_file_is_refused(run: Run, shop: Shop) -> None:
@@ -209,15 +235,15 @@ def test_a_leftover_scratch_file_is_refused(run: Run, shop: Shop) -> None:
     assert "for backup of 'vda' exists" in done.stderr
 
 
-def test_qemu_img_knows_the_images(run: Run, shop: Shop) -> None:
-    disk = shop.guest("web-01").disks[0].disk
-    ask = ["qemu-img", "info", "-U", "-f", "qcow2", "--output=json", "--backing-chain", "--"]
-    [document] = json.loads(run(*ask, str(disk.path)).stdout)
+def test_qemu_img_knows_the_images(ask: Run, quiet_shop: Shop) -> None:
+    disk = quiet_shop.guest("web-01").disks[0].disk
+    line = ["qemu-img", "info", "-U", "-f", "qcow2", "--output=json", "--backing-chain", "--"]
+    [document] = json.loads(ask(*line, str(disk.path)).stdout)
     assert document["virtual-size"] == disk.size
     assert document["format-specific"]["data"]["compat"] == "1.1"
-    assert run(*ask, "/none").returncode == 1
-    raw = shop.guest("mail-02").disks[0].disk.path
-    assert "not in qcow2 format" in run(*ask, str(raw)).stderr
+    assert ask(*line, "/none").returncode == 1
+    raw = quiet_shop.guest("mail-02").disks[0].disk.path
+    assert "not in qcow2 format" in ask(*line, str(raw)).stderr
 
 
 def test_qemu_nbd_ends_in_good_order_on_sigterm(shop: Shop, tmp_path: Path) -> None:

@@ -103,13 +103,12 @@ def open_access(settings: BorgSettings, *, exclusive: bool, lock_wait: float) ->
         repository = _connect(settings, exclusive=exclusive, lock_wait=lock_wait)
         try:
             key = load_key(repository, settings)
+            codec = Codec(key, settings.compression)
             operations = (Manifest.Operation.WRITE, Manifest.Operation.READ)
             manifest, _ = Manifest.load(repository, operations if exclusive else operations[1:], key=key)
             if not exclusive:
                 assert_secure(repository, manifest, CACHE_LOCK_WAIT)
-            return Access(
-                settings, repository, key, manifest, Codec(key, settings.compression), Sealer(key), said
-            )
+            return Access(settings, repository, key, manifest, codec, Sealer(key, codec), said)
         except BaseException:
             shut(repository, clean=False)
             raise

@@ -108,8 +108,13 @@ class Codec:
             return self._unzstd(memoryview(payload)[2:])
         if kind == STORED:
             return bytes(payload[2:])
-        with BORG_BUFFER:
-            return bytes(Compressor("none").decompress(bytes(payload)))
+        if len(kind) < 2:
+            raise IntegrityError("an empty chunk")
+        try:
+            with BORG_BUFFER:
+                return bytes(Compressor("none").decompress(bytes(payload)))
+        except ValueError as error:
+            raise IntegrityError(f"a chunk cannot be decompressed: {error}") from error
 
     def _unzstd(self, frame: memoryview) -> bytes:
         try:
@@ -120,11 +125,11 @@ class Codec:
         except zstandard.ZstdError as error:
             raise IntegrityError(f"a chunk cannot be decompressed: {error}") from error
 
-    def verified(self, id: bytes, payload: Buffer) -> bytes:  # noqa: A002 - a chunk's id is its name everywhere
+    def verified(self, id_: bytes, payload: Buffer) -> bytes:
         """What a frame holds, checked against the chunk's id."""
         data = self.decompress(payload)
-        if not hmac.compare_digest(self.id_of(data), id):
-            raise IntegrityError(f"chunk {id.hex()} does not hold what its id says")
+        if not hmac.compare_digest(self.id_of(data), id_):
+            raise IntegrityError(f"chunk {id_.hex()} does not hold what its id says")
         return data
 
     def _compressor(self, level: int) -> zstandard.ZstdCompressor:

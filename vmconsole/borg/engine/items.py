@@ -92,7 +92,7 @@ def _member(unpacker: Any, keys: int, wanted: Callable[[str], bool]) -> Member:
     for _ in range(keys):
         key = unpacker.unpack()
         if key == b"path":
-            path = bytes(unpacker.unpack()).decode("utf-8", "surrogateescape")
+            path = _path(unpacker.unpack())
         elif key == b"chunks" and (path is None or wanted(path)):
             chunks = ChunkList.collect(_entries(unpacker, unpacker.read_array_header()))
         else:
@@ -101,6 +101,12 @@ def _member(unpacker: Any, keys: int, wanted: Callable[[str], bool]) -> Member:
     if path is None:
         raise ValueError("a member without a path")
     return Member(path, chunks if wanted(path) else None, damaged)
+
+
+def _path(value: Any) -> str:
+    if not isinstance(value, bytes):
+        raise ValueError("a path that is no text")
+    return value.decode("utf-8", "surrogateescape")
 
 
 def _entries(unpacker: Any, count: int) -> Iterator[tuple[bytes, int]]:

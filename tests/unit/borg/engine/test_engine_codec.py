@@ -75,7 +75,7 @@ def test_borg_reads_our_frames_and_we_read_borgs(compression: str) -> None:
     assert codec.decompress(Compressor("lz4").compress(b"from borg")) == b"from borg"
 
 
-@pytest.mark.parametrize("compression", ["", "zstd,0", "zstd,23", "zstd,x", "brotli", "lz4,5,6,7", "zlib,99"])
+@pytest.mark.parametrize("compression", ["", "zstd,0", "zstd,23", "zstd,x", "brotli", "zlib,99"])
 def test_unknown_compressions(compression: str) -> None:
     with pytest.raises(ConfigError, match="is not known"):
         Codec(key_of(PlaintextKey), compression)
@@ -114,7 +114,9 @@ def test_what_is_zero() -> None:
 @KINDS
 def test_sealed_in_many_threads_borg_opens_each(kind: Any) -> None:
     key = key_of(kind)
-    codec, sealer = Codec(key, "zstd,3"), Sealer(key)
+    codec = Codec(key, "zstd,3")
+    decrypt = key.decrypt
+    sealer = Sealer(key, codec)
     lock = threading.Lock()
     nonces: list[int] = []
 
@@ -133,16 +135,17 @@ def test_sealed_in_many_threads_borg_opens_each(kind: Any) -> None:
         )
     for (data, stored), ours in zip(sealed, opened, strict=True):
         assert ours == data
-        assert key.decrypt(key.id_hash(data), stored) == data
+        assert decrypt(key.id_hash(data), stored) == key.decrypt(key.id_hash(data), stored) == data
     if kind is not PlaintextKey:
+        nonces += [key.cipher.extract_iv(key.encrypt(b"from Borg itself")) for _ in range(3)]
         assert len(set(nonces)) == len(nonces)
-        assert key.cipher.next_iv() > max(nonces), "what Borg encrypts next stays clear of ours"
+        assert min(nonces[-3:]) > max(nonces[:-3]), "however much was decrypted in between"
 
 
 @KINDS
 def test_envelopes_of_another_mode_and_changed_ones(kind: Any) -> None:
     key = key_of(kind)
-    sealer = Sealer(key)
+    sealer = Sealer(key, Codec(key, "none"))
     stored = sealer.seal(b"\x00\x00data", sealer.reserve(6))
     for wrong in (b"", b"\x77" + stored[1:]):
         with pytest.raises(IntegrityError, match="envelope"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -49,7 +50,7 @@ def test_any_cut_in_any_order(length: int, seed: int) -> None:
     source = random.Random(seed)
     parent, wanted = source.randbytes(length), bytearray(length)
     edges = sorted({0, length, *(source.randrange(length + 1) for _ in range(source.randrange(12)))})
-    ranges = list(zip(edges, edges[1:], strict=False))
+    ranges = list(pairwise(edges))
     source.shuffle(ranges)
     part = Partial(length)
     for start, end in ranges:

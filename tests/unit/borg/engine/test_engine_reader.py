@@ -6,14 +6,16 @@ import json
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from borg_lab import CHUNK, CUT, DISK, Lab, fill_archive, name, noise, point
+from borg_lab import CHUNK, CUT, DISK, Lab, name, noise, point
 
 from vmconsole.borg.engine.fetching import ChunkCache
 from vmconsole.errors import PointNotFound, RepositoryDamaged
 from vmconsole.interfaces import DiskWriter
 from vmconsole.model.extent import Content, Extent
+from vmconsole.model.point import RestorePoint
 
 SIZE = 20 * CHUNK + 999
 IMAGE = noise(8 * CHUNK) + bytes(6 * CHUNK) + noise(SIZE - 14 * CHUNK, 1)
@@ -144,7 +146,7 @@ def test_points_are_newest_first_and_foreign_archives_left_out(lab: Lab) -> None
         assert [made.archive for made in found] == [name(3), name(2), name(1)]
         assert all(made.archive_id for made in found)
         assert found[0].disks == point(name(3), {DISK: CHUNK}).disks
-        assert reader.files("somebody-elses") == {"etc/hostname": open("/etc/hostname", "rb").read()}
+        assert reader.files("somebody-elses") == {"etc/hostname": Path("/etc/hostname").read_bytes()}
 
 
 def test_a_renamed_archive_is_known_by_its_present_name(lab: Lab) -> None:
@@ -169,12 +171,10 @@ def test_an_unreadable_point_hides_no_other(
     lab: Lab, spoil: Callable[[object], object], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     lab.write(name(0), CHUNK, lambda disk: disk.zero(0, CHUNK))
-    with lab.repository.writer(lab.context) as writer, pytest.MonkeyPatch.context() as patch:
-        real = json.dumps
-        patch.setattr(
-            "vmconsole.borg.engine.archivewriter.json.dumps", lambda doc, **kw: real(spoil(doc), **kw)
-        )
-        fill_archive(writer.archive(name(1)), name(1), CHUNK, lambda disk: disk.zero(0, CHUNK))
+    real = RestorePoint.to_json
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RestorePoint, "to_json", lambda point: spoil(real(point)))
+        lab.write(name(1), CHUNK, lambda disk: disk.zero(0, CHUNK))
     with lab.repository.reader() as reader:
         assert [made.archive for made in reader.points()] == [name(0)]
     assert said in caplog.text

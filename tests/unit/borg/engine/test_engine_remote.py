@@ -118,8 +118,7 @@ def test_locked(lab: Lab, remote: Lab) -> None:
     try:
         wait_until(lambda: (lab.path / "lock.exclusive").exists())
         with pytest.raises(RepositoryLocked, match="still after 1 s"):
-            with impatient.repository.writer(impatient.context):
-                pass
+            impatient.write(name(0), SIZE, lambda disk: disk.zero(0, SIZE))
     finally:
         holder.stdin.close()
         holder.wait(20)
@@ -128,11 +127,8 @@ def test_locked(lab: Lab, remote: Lab) -> None:
 def test_what_ssh_says_reaches_the_user(remote: Lab, fake_ssh: Callable[[str], str]) -> None:
     refused = "echo 'backup@nas.example: Permission denied (publickey).' >&2; exit 255"
     broken = remote.with_settings(rsh=fake_ssh(refused))
-    with pytest.raises(
-        RepositoryError, match=r"No connection to repository store: .*Permission denied"
-    ) as caught:
-        with broken.repository.reader():
-            pass
+    with pytest.raises(RepositoryError, match=r"repository store: .*Permission denied") as caught:
+        broken.read(name(0))
     assert "-p 2222 backup@nas.example borg --version" in caught.value.hint
     with pytest.raises(RepositoryError, match="Permission denied"):
         broken.repository.id()
@@ -140,26 +136,24 @@ def test_what_ssh_says_reaches_the_user(remote: Lab, fake_ssh: Callable[[str], s
 
 def test_no_ssh_installed(remote: Lab) -> None:
     with pytest.raises(RepositoryError, match="no-such-ssh"):
-        with remote.with_settings(rsh="no-such-ssh").repository.reader():
-            pass
+        remote.with_settings(rsh="no-such-ssh").read(name(0))
 
 
 def test_a_login_shell_that_talks_is_no_borg(remote: Lab, fake_ssh: Callable[[str], str]) -> None:
     chatty = remote.with_settings(rsh=fake_ssh("echo 'Welcome to nas!'; exit 0"))
     with pytest.raises(RepositoryError):
-        with chatty.repository.reader():
-            pass
+        chatty.read(name(0))
 
 
 def test_the_connection_breaks_while_writing(lab: Lab, remote: Lab, tmp_path: Path) -> None:
+    def fill(disk: DiskWriter) -> None:
+        disk.data(0, noise(CHUNK))
+        wait_until(lambda: disk.bytes_stored > 0)
+        os.kill(int((tmp_path / "serve.pid").read_text()), signal.SIGKILL)
+        disk.data(CHUNK, noise(SIZE - CHUNK, 1))
+
     with pytest.raises(RepositoryError, match="No connection to repository store"):
-        with remote.repository.writer(remote.context) as writer:
-            disk = writer.archive(name(0)).disk(DISK, SIZE)
-            disk.data(0, noise(CHUNK))
-            wait_until(lambda: disk.bytes_stored > 0)
-            os.kill(int((tmp_path / "serve.pid").read_text()), signal.SIGKILL)
-            disk.data(CHUNK, noise(SIZE - CHUNK, 1))
-            disk.close()
+        remote.write(name(0), SIZE, fill)
     assert lab.archives() == []
     lab.assert_clean()
     remote.write(name(1), SIZE, lambda disk: disk.data(0, noise(SIZE)))
