@@ -21,7 +21,7 @@ from vmconsole.model.extent import Content
 from vmconsole.model.point import DiskPoint, Mode, RestorePoint
 from vmconsole.model.run import JournalEntry
 from vmconsole.remote.local import LocalMachine
-from vmconsole.remote.machine import Completed, Process, Stream
+from vmconsole.remote.machine import Completed, Machine, Process, Stream
 
 
 class LabMachine:
@@ -89,10 +89,15 @@ class Bench:
     cancel: Cancel = field(default_factory=Cancel)
     events: list[Event] = field(default_factory=list)
     run: str = "run-1"
+    machine: Machine = field(init=False)
 
     def __post_init__(self) -> None:
-        self.machine = LabMachine(self.host)
-        self.virsh = Virsh(self.machine, "qemu:///system")
+        self.use(LabMachine(self.host))
+
+    def use(self, machine: Machine) -> None:
+        """Reach the host another way, such as over SSH."""
+        self.machine = machine
+        self.virsh = Virsh(machine, "qemu:///system")
 
     @property
     def context(self) -> Context:

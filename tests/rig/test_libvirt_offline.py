@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from lab.domain import MIB, DiskSpec
 from lab.guest import Guest
+from lab.images import pattern_bytes
 from lab.session import Lab
 from libvirt_bench import REPOSITORY, Bench, Vault, make_plan_for
 
@@ -166,3 +169,48 @@ def test_changes_recorded_in_two_layers_are_all_found(
 
     guest.images["vda"] = overlay
     assert same_as_image(vault, guest, tmp_path)
+
+
+@pytest.fixture
+def device(lab: Lab) -> Iterator[str]:
+    backing = lab.folder("block") / "backing"
+    with backing.open("wb") as file:
+        file.truncate(16 * MIB)
+    done = subprocess.run(
+        ["losetup", "-f", "--show", str(backing)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no loop devices here: {done.stderr}")
+    path = done.stdout.strip()
+    yield path
+    subprocess.run(["losetup", "-d", path], check=True)
+
+
+def test_a_block_device_is_read_and_a_write_to_it_noticed(
+    make_guest: Callable[..., Guest], bench: Bench, device: str
+) -> None:
+    """The times of its node tell nothing; whoever writes to it is noticed all the same."""
+    block = (
+        f"<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='{device}'/>"
+        "<target dev='vdb' bus='virtio'/></disk>"
+    )
+    guest = make_guest(disks=DISKS[:1], devices_xml=block, start=False)
+    Path(device).write_bytes(pattern_bytes(0, MIB, SEED))
+    vault = Vault()
+    plan = make_plan_for(bench, guest.uuid, vault)
+    vault.store(plan, export(bench, plan))
+    assert saved(vault, "vdb") == pattern_bytes(0, MIB, SEED) + bytes(15 * MIB)
+
+    reading = export(bench, plan)
+    reading.check()
+    with Path(device).open("r+b", buffering=0) as file:
+        file.seek(4 * MIB)
+        file.write(b"x" * 4096)
+        os.fsync(file.fileno())
+    with pytest.raises(GuestBusy):
+        reading.release()
+    reading.rollback()
+
+
+def saved(vault: Vault, disk: str) -> bytes:
+    return vault.disks[vault.points[0].archive, disk]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from lab.access import SshAccess, ssh_access
 from lab.domain import MIB, DiskSpec
 from lab.guest import Guest
 from lab.session import Lab
+from lab.waiting import wait_for
 from libvirt_bench import Bench
 
-from vmconsole.errors import GuestExists, RestoreFailed
+from vmconsole.errors import GuestExists, RestoreFailed, VmconsoleError
 from vmconsole.hypervisors.libvirt.create import create_guest
 from vmconsole.hypervisors.libvirt.target import clean_create
 from vmconsole.interfaces import GuestRestore
@@ -252,6 +255,32 @@ def test_too_little_space_is_said_before_anything_is_made(lab: Lab, source, benc
     assert not list(lab.host.path(small).iterdir())
 
 
+def test_storage_that_runs_full_fails_the_restore_and_leaves_nothing(lab: Lab, source, bench: Bench) -> None:
+    small = lab.folder("filling")
+    lab.host.tmpfs(small, 300)
+    target = create_guest(
+        bench.virsh, source.point, source.files, GuestRestore("full", str(small)), bench.context
+    )
+    inside = lab.host.path(small)
+    with (inside / "ballast").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 297 * MIB)
+    sink = target.open_disk(source.point.disks[1])
+
+    def go_on() -> None:
+        for offset in range(0, 16 * MIB, MIB):
+            sink.write(offset, b"x" * MIB)
+        sink.close()
+
+    with pytest.raises(RestoreFailed, match="No space left") as caught:
+        go_on()
+    assert str(small) in caught.value.message
+    with pytest.raises(RestoreFailed):
+        target.finish()
+    target.rollback()
+    assert [file.name for file in inside.iterdir()] == ["ballast"]
+    assert not bench.journal.entries
+
+
 @pytest.fixture
 def pool(lab: Lab) -> Iterator[str]:
     folder = lab.folder("pool")
@@ -316,3 +345,61 @@ def test_starting_without_the_network_is_refused_before_anything_is_made(
     finally:
         lab.host.virsh("net-undefine", "idle")
     assert not list(place.iterdir())
+
+
+# --- over SSH ---
+
+
+@pytest.fixture
+def access(lab: Lab, bench: Bench) -> Iterator[SshAccess]:
+    with ssh_access(lab.host, lab.folder("ssh-restore")) as one:
+        bench.use(one.machine)
+        yield one
+
+
+def test_over_ssh_a_restored_guest_holds_the_same_data(
+    lab: Lab, source, bench: Bench, place: Path, access: SshAccess
+) -> None:
+    target = create_guest(
+        bench.virsh, source.point, source.files, GuestRestore("ssh", str(place)), bench.context
+    )
+    for disk in source.point.disks:
+        fill(target, source.raws, disk)
+    target.finish()
+
+    guest = adopt(lab, "ssh")
+    try:
+        for disk, driver in (("vda", "qcow2"), ("vdb", "raw")):
+            assert restored_raw(guest, disk, driver, place) == source.raws[disk].read_bytes()
+    finally:
+        guest.remove()
+
+
+def test_a_connection_that_is_cut_fails_the_restore_and_the_host_ends_what_it_ran(
+    lab: Lab, source, bench: Bench, place: Path, access: SshAccess
+) -> None:
+    target = create_guest(
+        bench.virsh, source.point, source.files, GuestRestore("cut", str(place)), bench.context
+    )
+    disk = source.point.disks[1]
+    sink = target.open_disk(disk)
+    sink.write(0, b"x" * MIB)
+    access.sshd.cut()
+
+    def go_on() -> None:
+        for offset in range(0, disk.size, MIB):
+            sink.write(offset, b"y" * MIB)
+        sink.close()
+
+    with pytest.raises(VmconsoleError):
+        go_on()
+    target.rollback()
+    wait_for(
+        lambda: not [line for line in lab.host.processes().values() if "qemu-nbd" in line],
+        "the disk servers to end",
+        20,
+    )
+    if bench.journal.entries:
+        clean_create(Bench(lab.host).virsh, bench.journal.entry().payload)
+    assert not list(place.iterdir())
+    assert "cut" not in lab.host.domains().values()

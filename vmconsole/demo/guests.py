@@ -51,6 +51,7 @@ class Guest:
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     frozen: bool = False
     _writing: threading.Lock = field(default_factory=threading.Lock)
+    _thawing: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def running(self) -> bool:
@@ -81,8 +82,9 @@ class Guest:
 
     def thaw(self) -> int:
         """Returns how many file systems were thawed; 0 when none was frozen."""
-        if not self.frozen:
-            return 0
-        self.frozen = False
-        self._writing.release()
+        with self._thawing:
+            if not self.frozen:
+                return 0
+            self.frozen = False
+            self._writing.release()
         return len(self.file_systems)

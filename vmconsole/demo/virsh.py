@@ -117,6 +117,22 @@ def _suspend(ask: Question) -> str:
     return f"Domain '{ask.guest.name}' suspended\n"
 
 
+def _start(ask: Question) -> str:
+    if ask.guest.running:
+        raise Refused("Domain is already active")
+    ask.guest.paused = "paused" in ask.line.flags
+    ask.host.start(ask.guest)
+    return f"Domain '{ask.guest.name}' started\n"
+
+
+def _shut_off(ask: Question) -> str:
+    """`destroy` and `shutdown`: QEMU stores the bitmaps in both cases."""
+    _require_running(ask.guest)
+    ask.host.shut_off(ask.guest)
+    done = "destroyed" if ask.line.command == "destroy" else "is being shutdown"
+    return f"Domain '{ask.guest.name}' {done}\n"
+
+
 def _require_running(guest: Guest) -> None:
     if not guest.running:
         raise Refused("Requested operation is not valid: domain is not running")
@@ -283,6 +299,7 @@ _COMMANDS: dict[str, Callable[[Question], str]] = {
     "checkpoint-delete": _checkpoint_delete,
     "checkpoint-dumpxml": _checkpoint_dumpxml,
     "checkpoint-list": _checkpoint_list,
+    "destroy": _shut_off,
     "domblkerror": lambda _: "No errors found\n",
     "domblkinfo": _domblkinfo,
     "domblklist": _domblklist,
@@ -299,6 +316,8 @@ _COMMANDS: dict[str, Callable[[Question], str]] = {
     "guest-agent-timeout": _agent_timeout,
     "qemu-agent-command": _agent_command,
     "resume": _resume,
+    "shutdown": _shut_off,
     "snapshot-list": _snapshot_list,
+    "start": _start,
     "suspend": _suspend,
 }

@@ -172,7 +172,8 @@ def test_it_starts_again_in_its_own_folder_only(tmp_path: Path) -> None:
 def test_what_a_killed_demo_left_is_removed(tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path; from vmconsole.demo.shop import Shop\n"
-        "shop = Shop(Path(sys.argv[1])); shop.start(); print(shop.ssh.sockets, flush=True); os.kill(os.getpid(), 9)"
+        "shop = Shop(Path(sys.argv[1])); shop.start()\n"
+        "print(shop.ssh.sockets, flush=True); os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "demo")], capture_output=True, text=True, check=False

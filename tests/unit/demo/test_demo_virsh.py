@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -60,10 +61,8 @@ def checkpoint_xml(name: str) -> str:
 
 @given(st.lists(st.text(max_size=12), max_size=6))
 def test_any_command_line_is_parsed_or_refused(words: list[str]) -> None:
-    try:
+    with contextlib.suppress(BadUsage):
         assert parse(words).command
-    except BadUsage as error:
-        assert str(error)
 
 
 def test_command_lines() -> None:
@@ -129,7 +128,8 @@ def test_lists_and_names(ask: Run, quiet_shop: Shop) -> None:
         ),
         (
             ["domfsfreeze", QUOTED],
-            "error: Unable to freeze filesystems\nerror: argument unsupported: QEMU guest agent is not configured\n",
+            "error: Unable to freeze filesystems\n"
+            "error: argument unsupported: QEMU guest agent is not configured\n",
         ),
     ],
 )
@@ -215,6 +215,18 @@ def test_broken_requests_change_nothing(ask: Run, quiet_shop: Shop, document: st
     assert done.returncode == 1
     assert done.stderr.startswith(text)
     assert quiet_shop.host.job(quiet_shop.guest("web-01")) is None
+
+
+def test_guests_go_on_and_off(run: Run, shop: Shop) -> None:
+    guest = shop.guest("web-01")
+    assert run("virsh", "shutdown", "web-01").returncode == 0
+    assert run("virsh", "domstate", "web-01").stdout == "shut off\n\n"
+    assert "not running" in run("virsh", "destroy", "web-01").stderr
+    assert run("virsh", "start", "web-01").returncode == 0
+    assert run("virsh", "start", "web-01").stderr == "error: Domain is already active\n"
+    assert run("virsh", "domid", "web-01").stdout == f"{guest.domain_id}\n\n"
+    assert (shop.host.folders.lib / guest.folder_name).is_dir()
+    assert "not supported by the demo host" in run("virsh", "define", "/dev/null").stderr
 
 
 def test_a_socket_that_cannot_be_bound(ask: Run, quiet_shop: Shop) -> None:

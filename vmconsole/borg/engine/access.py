@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
-from argparse import Namespace
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +20,11 @@ from borg.crypto.key import (
     PlaintextKey,
     identify_key,
 )
-from borg.helpers import Location, Manifest
-from borg.remote import RemoteRepository
-from borg.repository import Repository
+from borg.helpers import Manifest
 
 from vmconsole.borg.engine import quiet
 from vmconsole.borg.engine.codec import Codec
+from vmconsole.borg.engine.connecting import connect, shut
 from vmconsole.borg.engine.sealing import Sealer
 from vmconsole.borg.engine.translate import translated
 from vmconsole.borg.settings import BorgSettings
@@ -37,10 +34,7 @@ _log = logging.getLogger("vmconsole.borg")
 
 BATCH = 32
 """Objects asked for at once; a remote repository answers them in one round trip."""
-UPLOAD_BUFFER_MIB = 8
 CACHE_LOCK_WAIT = 5.0
-ROLLBACK_SECONDS = 30.0
-_NOBODYS_ID = b"\xff" * 32
 
 
 @dataclass(slots=True)
@@ -100,7 +94,7 @@ def open_access(settings: BorgSettings, *, exclusive: bool, lock_wait: float) ->
     quiet.prepare()
     said: deque[str] = deque(maxlen=50)
     with quiet.listening(said.append), translated(settings, said):
-        repository = _connect(settings, exclusive=exclusive, lock_wait=lock_wait)
+        repository = connect(settings, exclusive=exclusive, lock_wait=lock_wait)
         try:
             key = load_key(repository, settings)
             codec = Codec(key, settings.compression)
@@ -112,27 +106,6 @@ def open_access(settings: BorgSettings, *, exclusive: bool, lock_wait: float) ->
         except BaseException:
             shut(repository, clean=False)
             raise
-
-
-def _connect(settings: BorgSettings, *, exclusive: bool, lock_wait: float) -> Any:
-    if settings.is_remote:
-        # The few options of Borg's command line that borg/remote.py looks at.
-        args = Namespace(
-            rsh=settings.remote_shell,
-            remote_path=settings.remote_path,
-            upload_ratelimit=0,
-            upload_buffer=UPLOAD_BUFFER_MIB,
-            debug_topics=[],
-        )
-        return RemoteRepository(
-            Location(settings.location), exclusive=exclusive, lock_wait=lock_wait, args=args
-        )
-    repository = Repository(str(settings.path), exclusive=exclusive, lock_wait=lock_wait)
-    try:
-        return repository.__enter__()
-    except BaseException:
-        shut(repository, clean=True)
-        raise
 
 
 def load_key(repository: Any, settings: BorgSettings) -> Any:
@@ -160,39 +133,3 @@ def load_key(repository: Any, settings: BorgSettings) -> Any:
         raise PassphraseWrong
     key.init_ciphers(envelope)
     return key
-
-
-def shut(repository: Any, *, clean: bool) -> None:
-    """Close one of Borg's repositories whatever state it is in, so that its lock is gone."""
-    if isinstance(repository, RemoteRepository):
-        _shut_remote(repository, clean=clean)
-        return
-    if not clean and repository.io is not None:
-        # Uncommitted segments would only be dropped by the next writer; a full disk needs them gone now.
-        with suppress(Exception):
-            repository._rollback(cleanup=True)
-    try:
-        repository.close()
-    except OSError:
-        # Flushing the open segment failed (a full disk); the second time there is none to flush.
-        repository.close()
-    finally:
-        repository.lock = None  # Borg asserts in __del__ that close() got this far.
-
-
-def _shut_remote(repository: Any, *, clean: bool) -> None:
-    process = repository.p
-    if process is None:
-        return
-    try:
-        if not clean:
-            repository.shutdown_time = time.monotonic() + ROLLBACK_SECONDS
-            with suppress(Exception):
-                repository.rollback()
-                # There is no call to drop uncommitted segments; beginning a change does it first of all.
-                repository.delete(_NOBODYS_ID)
-            with suppress(Exception):
-                repository.rollback()
-    finally:
-        repository.close()
-        process.stderr.close()

@@ -32,7 +32,7 @@ class Places:
     def take(self, place: str) -> bool:
         """Become the writer; False when somebody in this process is there already."""
         with self._changed:
-            use = self._uses.setdefault(place, _Use())
+            use = self._use(place)
             if use.writing or use.changing or use.readers:
                 return False
             use.writing = True
@@ -47,9 +47,9 @@ class Places:
     def share(self, place: str, make: Callable[[], Any]) -> Any:
         """The open repository for readers, made when there is none; None while a writer is there."""
         with self._changed:
-            use = self._uses.setdefault(place, _Use())
-            self._changed.wait_for(lambda: not use.changing)
-            use = self._uses.setdefault(place, use)
+            # Looked up anew each time: the entry may be dropped and made again while we wait.
+            self._changed.wait_for(lambda: not self._use(place).changing)
+            use = self._use(place)
             if use.writing:
                 return None
             if use.shared is not None:
@@ -79,6 +79,9 @@ class Places:
             with self._changed:
                 use.shared, use.changing = None, False
                 self._forget(place)
+
+    def _use(self, place: str) -> _Use:
+        return self._uses.setdefault(place, _Use())
 
     def _forget(self, place: str) -> None:
         use = self._uses.get(place)

@@ -44,7 +44,7 @@ def prepare() -> None:
     spoken.addHandler(_Ear())
     spoken.setLevel(logging.WARNING)
     spoken.propagate = False
-    borg.remote.handle_remote_line = _remote_line
+    borg.remote.handle_remote_line = hear_remote
     borg.cache.yes = _answer
 
 
@@ -72,7 +72,7 @@ def _hear(line: str) -> None:
         _log.info("borg: %s", line)
 
 
-def _remote_line(line: str) -> None:
+def hear_remote(line: str) -> None:
     """Take a line of the other side's stderr: Borg's JSON, or whatever ssh and the login shell print."""
     text = line.strip()
     if text.startswith("{"):

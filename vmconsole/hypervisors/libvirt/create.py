@@ -72,7 +72,7 @@ def create_guest(
 def _all_disks_known(point: RestorePoint, disks: Sequence[DiskPoint]) -> None:
     known = {disk.id for disk in disks}
     strange = [disk.id for disk in point.stored_disks if disk.id not in known]
-    if strange or not disks:
+    if strange:
         raise RestoreFailed(
             f"The definition in {point.archive} does not mention its disks {', '.join(strange)}.",
             hint="Restore its disks with --to FOLDER and define a guest around them.",

@@ -48,7 +48,7 @@ def parse_info(text: str) -> ImageFacts:
             bitmaps=tuple(_bitmap(item) for item in special.get("bitmaps") or ()),
             internal_snapshots=len(top.get("snapshots") or ()),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ProtocolError(f"The answer of qemu-img cannot be read: {error!r}.") from error
 
 

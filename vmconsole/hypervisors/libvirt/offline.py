@@ -19,7 +19,7 @@ from vmconsole.hypervisors.libvirt import names
 from vmconsole.hypervisors.libvirt.facts import CheckpointFacts, DiskFacts, GuestFacts, PlanFacts, point_facts
 from vmconsole.hypervisors.libvirt.members import collect_members
 from vmconsole.hypervisors.libvirt.qemunbd import Image, NbdServers, read_options, serve
-from vmconsole.hypervisors.libvirt.sections import MISSING, collect
+from vmconsole.hypervisors.libvirt.sections import MISSING, Section, collect
 from vmconsole.hypervisors.libvirt.served import (
     DiskFacet,
     ServedDisk,
@@ -137,9 +137,20 @@ class Watch:
                     hint="Is its storage mounted, and may the login user go there?",
                     subject=self._guest.name,
                 )
-            block = answers.get(f"{n} block")
-            found[path] = seen.text.strip() + ("" if block is None else f"\n{block.text.strip()}")
+            found[path] = seen.text.strip() + self._writes(path, answers.get(f"{n} block"))
         return found
+
+    def _writes(self, path: str, block: Section | None) -> str:
+        """A line of the kernel's counters for a block device."""
+        if block is None:
+            return ""
+        if not block.ok or len(block.text.split()) != 2:
+            raise BackupFailed(
+                f"Whether somebody writes to {path} of {self._guest.name} cannot be seen: {block.errors}",
+                hint="Start the guest and back it up running.",
+                subject=self._guest.name,
+            )
+        return f"\n{block.text.strip()}"
 
     def _started(self) -> GuestBusy:
         return GuestBusy(

@@ -134,7 +134,8 @@ def _merge_while_off(virsh: Virsh, uuid: str, name: str, overlay: Overlay) -> No
 def _merge_bitmaps(virsh: Virsh, overlay: Overlay) -> None:
     """What the overlay's bitmaps recorded becomes part of those below; a bitmap that would lack a part goes.
 
-    `qemu-img commit` leaves bitmaps alone, so that they would call the committed ranges clean.
+    A bitmap that records notes the writes of `qemu-img commit` too; one that does not record would call
+    them clean. Merging is right for both.
     """
     above, below = _bitmaps(virsh, overlay.file, "qcow2"), _bitmaps(virsh, overlay.base, overlay.format)
     image = ["-f", "qcow2", overlay.base]

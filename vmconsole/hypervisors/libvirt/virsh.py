@@ -15,8 +15,20 @@ all of them (a stand-in for a host needs no more):
                   guest-agent-timeout UUID --timeout SECONDS
                   domfsfreeze UUID      domfsthaw UUID            resume UUID
                   version               domcapabilities
+    for iothreads on old QEMUs (snapshot.py, overlay.py), besides:
+                  checkpoint-create UUID FILE                     domblklist UUID
+                  snapshot-create UUID FILE --disk-only --no-metadata --atomic
+                  blockjob UUID DISK --info|--abort               blockcommit UUID DISK --shallow …
+    for restores, besides:
+                  list --all --name|--state-shutoff --uuid        capabilities
+                  net-list [--all] --name                         nwfilter-list
+                  pool-list [--all] --name                        pool-dumpxml, pool-refresh --pool=POOL
+                  vol-pool --vol PATH                             vol-list, vol-create-as, vol-delete
+                  domxml-to-native qemu-argv --xml FILE           define FILE
+                  undefine --nvram UUID                           start UUID
+    qemu-nbd (offline, push, snapshot, restores); qemu-img create|commit|bitmap
     qemu-img info -U -f FORMAT --output=json --backing-chain -- FILE
-    sh, timeout, stat, cat, head, tail, grep, date, nproc, pgrep, rm, sleep, ls, id
+    sh, timeout, stat, awk, df, ln, mktemp, test, cat, head, tail, grep, date, nproc, pgrep, rm, sleep, ls, id
     files: /proc/loadavg /proc/pressure/* /proc/PID/stat, libvirt's pid, log and socket folders
 """
 
