@@ -175,19 +175,23 @@ STEPS = {step.__name__: step for step in (step_full, step_read, step_forge, step
 
 
 def measured(folder: Path, step: str, text: str) -> float:
-    began = time.monotonic()
-    subprocess.run([sys.executable, __file__, str(folder), "--step", step], check=True)
-    seconds = time.monotonic() - began
-    print(f"{text}: {seconds:.1f} s")
-    return seconds
+    return timed(
+        text, [sys.executable, str(Path(__file__).resolve()), str(folder), "--step", step], folder, None
+    )
 
 
 def stock(folder: Path, text: str, *words: str) -> float:
-    began = time.monotonic()
     borg = Path(sys.executable).parent / "borg"
-    subprocess.run([borg, *words], check=True, cwd=folder, stdout=subprocess.DEVNULL)
-    seconds = time.monotonic() - began
-    print(f"{text}: {seconds:.1f} s")
+    return timed(text, [str(borg), *words], folder, subprocess.DEVNULL)
+
+
+def timed(text: str, argv: list[str], folder: Path, stdout: int | None) -> float:
+    """Run and print the seconds; those of the processors too, which tell more on a busy machine."""
+    before, began = os.times(), time.monotonic()
+    subprocess.run(argv, check=True, cwd=folder, stdout=stdout)
+    after, seconds = os.times(), time.monotonic() - began
+    worked = after.children_user - before.children_user + after.children_system - before.children_system
+    print(f"{text}: {seconds:.1f} s ({worked:.1f} s of processor time)", flush=True)
     return seconds
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import pytest
 from lab.host import LibvirtHost
 
 from vmconsole.events import Event
@@ -183,3 +188,28 @@ def make_plan_for(bench: Bench, uuid: str, vault: Vault, method: str = "auto", *
     settings = LibvirtSettings(method=method, scratch_min_free=64 * 1024**2)
     gathered = gather(bench.machine, settings, uuid)
     return make_plan(gathered, bench.host.name, settings, REPOSITORY, vault.points, ExportOptions(**options))
+
+
+@contextmanager
+def loop_device(folder: Path, mib: int = 16) -> Iterator[str]:
+    """A block device of zeros; the test is skipped where there are none."""
+    backing = folder / f"backing-{os.urandom(4).hex()}"
+    with backing.open("wb") as file:
+        file.truncate(mib * 1024**2)
+    done = subprocess.run(
+        ["losetup", "-f", "--show", str(backing)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no loop devices here: {done.stderr}")
+    try:
+        yield done.stdout.strip()
+    finally:
+        subprocess.run(["losetup", "-d", done.stdout.strip()], check=True)
+
+
+def block_disk(disk: str, device: str) -> str:
+    """The XML of a raw disk on a block device."""
+    return (
+        f"<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='{device}'/>"
+        f"<target dev='{disk}' bus='virtio'/></disk>"
+    )

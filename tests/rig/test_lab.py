@@ -15,13 +15,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-
 from lab.access import ssh_access
 from lab.accounts import OPERATOR, VIEWER
 from lab.domain import HOSTILE_NAMES, MIB, RING_BYTES, DiskSpec
 from lab.guest import Guest
 from lab.host import CommandError
-from lab.images import pattern_bytes
+from lab.images import filesystem_problems, pattern_bytes, read_files
 from lab.leftovers import leftovers
 from lab.lockstep import SLOT_BYTES, SLOTS, STRIDE, check_lockstep, parse_ring, read_ring
 from lab.session import Lab, remove_dead_sessions
@@ -38,19 +37,19 @@ def two_disks(lab: Lab) -> Iterator[Guest]:
         yield guest
 
 
-def socket_path(guest: Guest, name: str) -> str:
-    """Where QEMU may open a socket."""
+def begin_pull(guest: Guest, name: str, disks: str = "") -> str:
+    """Begin a backup in pull mode; returns the socket's path."""
     listing = f"ls -d /var/lib/libvirt/qemu/domain-{guest.virsh('domid')}-*"
-    return guest.host.run(["sh", "-c", listing]).stdout.rstrip("\n") + f"/{name}.sock"
+    socket = guest.host.run(["sh", "-c", listing]).stdout.rstrip("\n") + f"/{name}.sock"
+    server = f"<server transport='unix' socket='{socket}'/>"
+    xml = f"<domainbackup mode='pull'>{server}{disks}</domainbackup>"
+    guest.virsh("backup-begin", "/dev/stdin", stdin=xml)
+    return socket
 
 
 def pull(guest: Guest, folder: Path, name: str) -> list[Path]:
     """A backup in pull mode with nothing but virsh and qemu-img: all disks, one cut, raw files."""
-    socket = socket_path(guest, name)
-    guest.virsh(
-        "backup-begin", "/dev/stdin",
-        stdin=f"<domainbackup mode='pull'><server transport='unix' socket='{socket}'/></domainbackup>",
-    )  # fmt: skip
+    socket = begin_pull(guest, name)
     try:
         copies = []
         for disk in guest.images:
@@ -86,6 +85,19 @@ class TestInside:
             expected[at * MIB : (at + 1) * MIB] = bytes(MIB)
         found = two_disks.raw_copy("vdb", tmp_path / "vdb").read_bytes()
         assert found[1 * MIB : 9 * MIB] == expected
+
+    def test_file_systems_are_read_from_images(self, two_disks: Guest, tmp_path: Path) -> None:
+        two_disks.write_file("vda", "new", b"\0new\xff")
+        image = two_disks.raw_copy("vda", tmp_path / "vda")
+        assert filesystem_problems(image) == ""
+        assert read_files(image, ["etc/motd", "missing", "new"]) == {
+            "etc/motd": b"hello\n",
+            "new": b"\0new\xff",
+        }
+        with image.open("r+b") as file:
+            file.seek(64 * 1024)
+            file.write(os.urandom(1 * MIB))
+        assert filesystem_problems(image)
 
 
 class TestLockstep:
@@ -126,7 +138,9 @@ class TestLockstep:
         ],
         ids=["one round old", "torn", "of another slot", "lost"],
     )
-    def test_a_damaged_slot_is_reported(self, slot: int, words: list[int], problem: str, tmp_path: Path) -> None:
+    def test_a_damaged_slot_is_reported(
+        self, slot: int, words: list[int], problem: str, tmp_path: Path
+    ) -> None:
         image = tmp_path / "image"
         ring = bytearray(RING_BYTES)
         for step in range(100 - SLOTS + 1, 101):
@@ -178,18 +192,17 @@ class TestAgent:
 class TestHost:
     def test_leftovers_are_seen(self, two_disks: Guest, lab: Lab) -> None:
         assert leftovers(two_disks) == []
-        xml = "<domaincheckpoint><name>mine</name><disks><disk name='vda'/><disk name='vdb' checkpoint='no'/></disks></domaincheckpoint>"
-        two_disks.virsh("checkpoint-create", "/dev/stdin", stdin=xml)
-        pull_xml = f"<server transport='unix' socket='{socket_path(two_disks, 'left')}'/>"
-        pull_xml = f"<domainbackup mode='pull'>{pull_xml}</domainbackup>"
-        two_disks.virsh("backup-begin", "/dev/stdin", stdin=pull_xml)
+        disks = "<disk name='vda'/><disk name='vdb' checkpoint='no'/>"
+        checkpoint = f"<domaincheckpoint><name>mine</name><disks>{disks}</disks></domaincheckpoint>"
+        two_disks.virsh("checkpoint-create", "/dev/stdin", stdin=checkpoint)
+        begin_pull(two_disks, "left")
         lab.host.run(["sh", "-c", "mkdir -p /var/lib/libvirt/x; touch /var/lib/libvirt/x/scratch"])
         lab.host.run(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 &"])
         found = leftovers(two_disks)
         two_disks.virsh("domjobabort")
         two_disks.virsh("checkpoint-delete", "mine")
         lab.host.run(["sh", "-c", "rm -r /var/lib/libvirt/x; pkill -x sleep"])
-        for expected in ("job Unbounded", "checkpoint mine", "left.sock", "file /var/lib/libvirt/x/scratch", "sleep 1000"):
+        for expected in ("job Unbounded", "checkpoint mine", "left.sock", "x/scratch", "sleep 1000"):
             assert any(expected in line for line in found), found
         wait_for(lambda: leftovers(two_disks) == [], "everything to be gone")
 
@@ -199,12 +212,7 @@ class TestHost:
         guest = make_guest()
         guest.pattern("vda", 0, 16 * MIB, seed=0)
         scratch = f"<disk name='vda' type='file'><scratch file='{folder}/vda.scratch'/></disk>"
-        guest.virsh(
-            "backup-begin", "/dev/stdin",
-            stdin="<domainbackup mode='pull'>"
-            f"<server transport='unix' socket='{socket_path(guest, 'full')}'/>"
-            f"<disks>{scratch}</disks></domainbackup>",
-        )  # fmt: skip
+        begin_pull(guest, "full", f"<disks>{scratch}</disks>")
         filling = threading.Thread(target=lambda: guest.pattern("vda", 0, 16 * MIB, seed=1))
         filling.start()
         guest.wait_for_state("paused")
@@ -254,6 +262,24 @@ class TestHost:
         assert guest.uuid not in lab.host.domains()
 
 
+class TestGate:
+    """Where something is missing: skipped with the remedy, or failed where the rig is required."""
+
+    @pytest.mark.parametrize(
+        ("variable", "closing"), [("", "1 skipped"), ("CI", "1 error"), ("VMCONSOLE_REQUIRE_RIG", "1 error")]
+    )
+    def test_a_machine_without_the_packages(self, variable: str, closing: str) -> None:
+        environment = {"PATH": "/nowhere", **({variable: "1"} if variable else {})}
+        test = f"{Path(__file__)}::TestInside::test_both_ways_in"
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-rsE", "-p", "no:cacheprovider", test],
+            env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert closing in done.stdout
+        assert "apt-get install --no-install-recommends" in done.stdout
+        assert "libvirt-clients" in done.stdout
+
+
 class TestEnd:
     @pytest.fixture
     def base(self) -> Iterator[Path]:
@@ -276,8 +302,9 @@ class TestEnd:
             "sys.stdin.read()\n"
         )
         rooms = Path(__file__).parent
+        environment = {**os.environ, "PYTHONPATH": f"{rooms}:{rooms.parent}"}
         killed = subprocess.Popen(
-            [sys.executable, "-c", program, str(base)], env={**os.environ, "PYTHONPATH": f"{rooms}:{rooms.parent}"},
+            [sys.executable, "-c", program, str(base)], env=environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         with killed:

@@ -18,12 +18,13 @@ from lab.images import pattern_bytes
 from lab.lockstep import check_lockstep
 from lab.session import Lab
 from lab.waiting import wait_for
-from libvirt_bench import Bench, Vault, make_plan_for
+from libvirt_bench import Bench, Vault, block_disk, loop_device, make_plan_for
 
-from vmconsole.errors import Cancelled, OutOfSpace
-from vmconsole.hypervisors.libvirt import push
+from vmconsole.errors import Cancelled, HostError, OutOfSpace
+from vmconsole.hypervisors.libvirt import overlay, push
 from vmconsole.hypervisors.libvirt.clean import clean_export
 from vmconsole.hypervisors.libvirt.host import METHODS
+from vmconsole.hypervisors.libvirt.qemunbd import Image, serve, write_options
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.interfaces import Export, ExportPlan
 from vmconsole.model.extent import Content
@@ -394,3 +395,67 @@ def test_overlays_are_never_put_into_memory(lab: Lab, make_guest: Callable[..., 
         assert all(path.startswith(str(guest.folder)) for path in sources(guest))
     finally:
         export.rollback()
+
+
+def test_a_block_device_gets_an_overlay_and_is_merged_back(
+    lab: Lab, make_guest: Callable[..., Guest], bench: Bench
+) -> None:
+    with loop_device(lab.folder("block")) as device:
+        guest = make_guest(disks=ONE, iothreads=1, devices_xml=block_disk("vdb", device))
+        guest.pattern("vdb", 0, MIB, seed=1)
+        vault = Vault()
+        plan = make_plan_for(bench, guest.uuid, vault, method="snapshot")
+        export = open_export(bench, plan)
+        guest.pattern("vdb", MIB, MIB, seed=2)
+        vault.store(plan, export)
+
+        assert saved(vault, "vdb")[: 2 * MIB] == pattern_bytes(0, MIB, 1) + bytes(MIB)
+        disk = guest.xml("--inactive").find("devices/disk/target[@dev='vdb']/..")
+        assert disk is not None
+        assert (disk.get("type"), disk.find("source").get("dev")) == ("block", device)  # type: ignore[union-attr]
+        assert disk.find("driver").get("type") == "raw"  # type: ignore[union-attr]
+        guest.poweroff()
+        assert Path(device).read_bytes()[: 2 * MIB] == pattern_bytes(0, MIB, 1) + pattern_bytes(MIB, MIB, 2)
+        assert leftovers(guest) == []
+        guest.remove()
+
+
+def test_overlays_that_fill_their_folder_end_the_backup_and_are_merged(
+    make_guest: Callable[..., Guest], bench: Bench, tmp_path: Path
+) -> None:
+    guest = make_guest(disks=ONE, iothreads=1)
+    guest.pattern("vda", 0, MIB, seed=1)
+    plan = make_plan_for(bench, guest.uuid, Vault(), method="snapshot")
+    no_room = LibvirtSettings(scratch_min_free=2**60)
+    export = METHODS["snapshot"](bench.virsh, no_room, plan, bench.context)
+    guest.pattern("vda", 0, MIB, seed=2)
+
+    with pytest.raises(OutOfSpace):
+        wait_for(lambda: export.check(), "the guard to say that the folder is full", 30)
+    with pytest.raises(OutOfSpace):
+        export.release()
+    export.rollback()
+
+    assert settled(guest, [str(guest.images["vda"])])
+    assert guest.checkpoints() == []
+    assert not bench.journal.entries
+    assert guest.raw_copy("vda", tmp_path / "now").read_bytes()[:MIB] == pattern_bytes(0, MIB, 2)
+
+
+def test_an_overlay_that_a_qemu_has_open_is_never_removed(
+    make_guest: Callable[..., Guest], bench: Bench, lab: Lab
+) -> None:
+    """Though no definition names it: libvirt may be in the middle of making the snapshot."""
+    guest = make_guest(disks=ONE, iothreads=1)
+    file = lab.folder("open") / "vmconsole-open.overlay"
+    bench.host.run(["qemu-img", "create", "-q", "-f", "qcow2", str(file), "1M"])
+    below = overlay.Overlay("vda", str(file), str(guest.images["vda"]), "qcow2", "file", "<source></source>")
+    servers = serve(bench.machine, [Image("vda", write_options(str(file), "qcow2"), writable=True)])
+
+    with pytest.raises(HostError, match="being put in place"):
+        overlay.merge(bench.virsh, guest.uuid, guest.name, [below])
+    assert file.exists()
+
+    servers.stop()
+    overlay.merge(bench.virsh, guest.uuid, guest.name, [below])
+    assert not list(file.parent.iterdir())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from lab.domain import MIB, DiskSpec
 from lab.guest import Guest
 from lab.images import pattern_bytes
 from lab.session import Lab
-from libvirt_bench import REPOSITORY, Bench, Vault, make_plan_for
+from libvirt_bench import REPOSITORY, Bench, Vault, block_disk, loop_device, make_plan_for
 
 from vmconsole.errors import GuestBusy
 from vmconsole.hypervisors.libvirt import jobxml, names
@@ -173,28 +172,15 @@ def test_changes_recorded_in_two_layers_are_all_found(
 
 @pytest.fixture
 def device(lab: Lab) -> Iterator[str]:
-    backing = lab.folder("block") / "backing"
-    with backing.open("wb") as file:
-        file.truncate(16 * MIB)
-    done = subprocess.run(
-        ["losetup", "-f", "--show", str(backing)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"no loop devices here: {done.stderr}")
-    path = done.stdout.strip()
-    yield path
-    subprocess.run(["losetup", "-d", path], check=True)
+    with loop_device(lab.folder("block")) as path:
+        yield path
 
 
 def test_a_block_device_is_read_and_a_write_to_it_noticed(
     make_guest: Callable[..., Guest], bench: Bench, device: str
 ) -> None:
     """The times of its node tell nothing; whoever writes to it is noticed all the same."""
-    block = (
-        f"<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='{device}'/>"
-        "<target dev='vdb' bus='virtio'/></disk>"
-    )
-    guest = make_guest(disks=DISKS[:1], devices_xml=block, start=False)
+    guest = make_guest(disks=DISKS[:1], devices_xml=block_disk("vdb", device), start=False)
     Path(device).write_bytes(pattern_bytes(0, MIB, SEED))
     vault = Vault()
     plan = make_plan_for(bench, guest.uuid, vault)

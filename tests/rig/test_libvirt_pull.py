@@ -120,7 +120,8 @@ def test_full_then_increments_with_overwritten_and_zeroed_ranges(
     assert {disk.id: disk.mode for disk in first.disks} == dict.fromkeys(("vda", "vdb", "vdc"), Mode.FULL)
     assert first.disks[0].reason == "no restore point yet"
     assert first.consistency is Consistency.APPLICATION
-    assert first.freeze_ms is not None and 0 < first.freeze_ms < 10_000
+    assert first.freeze_ms is not None
+    assert 0 < first.freeze_ms < 10_000
     assert same(shelf, guest, "vdb", tmp_path)
     assert same(shelf, guest, "vdc", tmp_path)
 
@@ -190,7 +191,9 @@ def test_the_archive_holds_the_description_and_the_checkpoint(guest: Guest, shel
 def test_disks_that_cannot_be_tracked_are_read_in_full_beside_the_others(
     make_guest: MakeGuest, shelf: Shelf
 ) -> None:
-    guest = make_guest(disks=[DiskSpec("vda", size=16 * MIB), DiskSpec("vdb", size=16 * MIB, format="qcow2-v2")])
+    guest = make_guest(
+        disks=[DiskSpec("vda", size=16 * MIB), DiskSpec("vdb", size=16 * MIB, format="qcow2-v2")]
+    )
     shelf.backup(guest.uuid)
 
     plan = shelf.plan(guest.uuid)
@@ -229,7 +232,9 @@ def test_foreign_checkpoints_and_those_of_other_repositories_stay(guest: Guest, 
     assert shelf.points[0].mode is Mode.INCREMENTAL
 
 
-def test_another_repository_starts_in_full_and_does_not_disturb(guest: Guest, shelf: Shelf, tmp_path: Path) -> None:
+def test_another_repository_starts_in_full_and_does_not_disturb(
+    guest: Guest, shelf: Shelf, tmp_path: Path
+) -> None:
     shelf.backup(guest.uuid)
     other = Shelf(shelf.bench, tmp_path / "other", repository="f" * 64)
 
@@ -311,7 +316,9 @@ def test_a_guest_that_is_unknown_or_misnamed_is_said_to_be(shelf: Shelf) -> None
         shelf.plan("--all; reboot")
 
 
-def test_an_iothread_disk_on_an_old_qemu_is_never_exported_over_nbd(make_guest: MakeGuest, shelf: Shelf) -> None:
+def test_an_iothread_disk_on_an_old_qemu_is_never_exported_over_nbd(
+    make_guest: MakeGuest, shelf: Shelf
+) -> None:
     guest = make_guest(disks=[DiskSpec("vda", size=16 * MIB, iothread=1)], iothreads=1)
 
     assert shelf.plan(guest.uuid).method == "push"
@@ -328,8 +335,8 @@ def test_a_foreign_job_is_named_and_left_alone(guest: Guest, shelf: Shelf) -> No
     guest.virsh(
         "backup-begin", "/dev/stdin",
         stdin="<domainbackup mode='pull'><server transport='unix' socket='/var/lib/libvirt/qemu/other.sock'/>"
-        f"<disks><disk name='vda' backup='yes' type='file'><scratch file='{guest.folder}/other.scratch'/></disk>"
-        "</disks></domainbackup>",
+        "<disks><disk name='vda' backup='yes' type='file'>"
+        f"<scratch file='{guest.folder}/other.scratch'/></disk></disks></domainbackup>",
     )  # fmt: skip
     try:
         with pytest.raises(GuestBusy, match=r"another program.*other\.sock"):
@@ -412,7 +419,9 @@ def test_when_vmconsole_is_killed_the_guard_cleans_up_and_clean_finds_nothing_le
         process.close()
 
     wait_for(lambda: not guest.job(), "the guard to end the job", 30)
-    wait_for(lambda: guest.checkpoints() == [before.disks[0].bitmap], "the guard to remove the checkpoint", 30)
+    wait_for(
+        lambda: guest.checkpoints() == [before.disks[0].bitmap], "the guard to remove the checkpoint", 30
+    )
     wait_for(lambda: len(leftovers(guest)) == 1, "the guard to end", 30)
     shelf.bench.journal.entries.update(entries)
     assert "Cleaned up" in shelf.host.clean(shelf.bench.journal.entry())
@@ -421,7 +430,9 @@ def test_when_vmconsole_is_killed_the_guard_cleans_up_and_clean_finds_nothing_le
 
 def test_clean_undoes_what_even_a_killed_guard_left(guest: Guest, shelf: Shelf) -> None:
     _, export, _ = shelf.open(guest.uuid)
-    for pid in guest.host.run(["pgrep", "-f", f"vmconsole-guard hold qemu:///system {guest.uuid}"]).stdout.split():
+    for pid in guest.host.run(
+        ["pgrep", "-f", f"vmconsole-guard hold qemu:///system {guest.uuid}"]
+    ).stdout.split():
         guest.host.run(["kill", "-9", pid], check=False)
     assert guest.job()
     assert isinstance(wait_for(lambda: problem(export), "the loss of the guard to be noticed", 10), HostError)
@@ -624,7 +635,9 @@ def test_when_the_connection_drops_the_guard_cleans_up(
     access.sshd.cut()
 
     wait_for(lambda: not guest.job(), "the guard to end the job", 30)
-    wait_for(lambda: guest.checkpoints() == [before.disks[0].bitmap], "the guard to remove the checkpoint", 30)
+    wait_for(
+        lambda: guest.checkpoints() == [before.disks[0].bitmap], "the guard to remove the checkpoint", 30
+    )
     with pytest.raises(HostError):
         shelf.store(export.disks[0])
     export.rollback()
@@ -636,7 +649,9 @@ def test_when_the_connection_drops_the_guard_cleans_up(
 # --- freezing ---
 
 
-def test_a_hung_agent_costs_seconds_and_its_late_freeze_is_undone(make_guest: MakeGuest, shelf: Shelf) -> None:
+def test_a_hung_agent_costs_seconds_and_its_late_freeze_is_undone(
+    make_guest: MakeGuest, shelf: Shelf
+) -> None:
     guest = make_guest(disks=[DiskSpec("vda", size=16 * MIB, fs="ext4")])
     guest.agent_hang()
 
@@ -665,10 +680,10 @@ def test_a_guest_frozen_by_somebody_else_is_not_thawed(guest: Guest, shelf: Shel
     assert not shelf.bench.journal.entries
 
 
-def test_a_freeze_beyond_its_budget_is_ended_by_the_host_and_labelled(make_guest: MakeGuest, shelf: Shelf) -> None:
-    guest = make_guest(
-        disks=[DiskSpec("vda", size=16 * MIB, fs="ext4")], agent_program="fake,freeze-delay=3"
-    )
+def test_a_freeze_beyond_its_budget_is_ended_by_the_host_and_labelled(
+    make_guest: MakeGuest, shelf: Shelf
+) -> None:
+    guest = make_guest(disks=[DiskSpec("vda", size=16 * MIB, fs="ext4")], agent_program="fake,freeze-delay=3")
 
     point = shelf.backup(guest.uuid, freeze_budget=1, agent_timeout=8)
 

@@ -271,7 +271,7 @@ def test_storage_that_runs_full_fails_the_restore_and_leaves_nothing(lab: Lab, s
             sink.write(offset, b"x" * MIB)
         sink.close()
 
-    with pytest.raises(RestoreFailed, match="No space left") as caught:
+    with pytest.raises(RestoreFailed, match="no space left") as caught:
         go_on()
     assert str(small) in caught.value.message
     with pytest.raises(RestoreFailed):

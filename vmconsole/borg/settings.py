@@ -21,7 +21,10 @@ MAX_CHUNK = 16 * MIB
 DEFAULT_RSH = "ssh -oBatchMode=yes -oServerAliveInterval=10 -oServerAliveCountMax=30"
 """Never asks anything, and notices within five minutes that the other side is gone."""
 
-_SSH_LOCATION = re.compile(r"ssh://(?:[^@:/\s]+@)?(?:[^@:/\s\[\]]+|\[[0-9a-fA-F:.]+\])(?::\d+)?/[^\s].*")
+# A name that begins with a dash would be an option to ssh.
+_SSH_LOCATION = re.compile(
+    r"ssh://(?:(?!-)[^@:/\s]+@)?(?:(?!-)[^@:/\s\[\]]+|\[[0-9a-fA-F:.]+\])(?::\d+)?(?P<path>/[^\s].*)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,12 @@ class BorgSettings:
                 f"chunk size {self.chunk_size}",
                 "Use a multiple of 512 between 4 KiB and 16 MiB; 1 MiB is good.",
             )
-        if "::" in self.location or any(character in self.location for character in "{}\n\0"):
-            raise self._wrong(f"location {self.location!r}", "`::`, `{` and `}` mean something else to Borg.")
-        if self.is_remote and not _SSH_LOCATION.fullmatch(self.location):
+        remote = _SSH_LOCATION.fullmatch(self.location) if self.is_remote else None
+        if self.is_remote and remote is None:
             raise self._wrong(f"location {self.location!r}", "Write it as ssh://user@host:port/path.")
+        path = remote["path"] if remote else self.location
+        if "::" in path or any(character in path for character in "{}\n\0"):
+            raise self._wrong(f"location {self.location!r}", "`::`, `{` and `}` mean something else to Borg.")
         if not self.is_remote and not self.path.is_absolute():
             raise self._wrong(
                 f"location {self.location!r}", "Write an absolute path, or ssh://user@host:port/path."

@@ -14,9 +14,9 @@ A test asks for the fixtures of tests/rig/conftest.py:
 * `lab` lives as long as the session; `lab.host` and `lab.second_host` are two libvirt hosts, apart from each
   other, from this machine's own libvirt and from other sessions (`lab.host` the module says how).
   Files that a host or QEMU shall reach belong into `lab.folder(NAME)`: a host has a /tmp of its own.
-* `make_guest` removes its guests after the test; `with lab.guest(…) as guest` does for fixtures that share one.
+* `make_guest` removes its guests after the test; `with lab.guest(…) as guest` is for fixtures that share one.
   A boot takes some 3 s: share a guest where tests leave it as they found it.
-* In the guest: `guest.sh` (serial line: works with a hung agent, and frozen), `guest.exec` (through the agent),
+* In the guest: `guest.sh` (serial line: works with a hung agent, and frozen), `guest.exec` (by the agent),
   `pattern`, `zero`, `write_file`, `lockstep_start`, `frozen`, `agent_hang`, `agent_program("fake", …)`.
 * From outside: `guest.virsh`, `state`, `job`, `checkpoints`, `kill_qemu`, `raw_copy`; `leftovers(guest)`;
   `host.tmpfs`, `host.kill_libvirtd`, `host.run`; `access.sshd.cut` and `.freeze` for the connection.

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.host import LibvirtHost
 from rig_sshd import Sshd
 
+from lab.host import LibvirtHost
 from vmconsole.remote.ssh import SshMachine
 from vmconsole.remote.ssh_settings import SshSettings
 

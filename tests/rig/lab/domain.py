@@ -48,7 +48,9 @@ class DiskSpec:
 
     def __post_init__(self) -> None:
         if self.size % 4096 or self.size < 2 * RING_BYTES:
-            raise ValueError(f"disk {self.id}: the size must be a multiple of 4096, at least {2 * RING_BYTES}")
+            raise ValueError(
+                f"disk {self.id}: the size must be a multiple of 4096, at least {2 * RING_BYTES}"
+            )
         if self.format not in {"qcow2", "qcow2-v2", "raw"} or self.fs not in {None, "ext4"}:
             raise ValueError(f"disk {self.id}: format {self.format} or file system {self.fs} is not known")
         if self.content and not self.fs:
@@ -140,9 +142,7 @@ def _devices(spec: GuestSpec, images: Mapping[str, Path]) -> str:
     if any(disk.id.startswith("sd") for disk in spec.disks):
         parts.append("<controller type='scsi' index='0' model='virtio-scsi'/>")
     if spec.agent:
-        parts.append(
-            "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
-        )
+        parts.append("<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>")
     return "\n    ".join(parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,12 @@ def problem() -> str:
     if missing:
         packages = " ".join(sorted(missing))
         return f"the rig needs: apt-get install --no-install-recommends {packages}"
+    allowed = subprocess.run(
+        ["unshare", "-m", "-u", "-p", "-f", "--mount-proc", "--", "true"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if allowed.returncode:
+        return f"the rig needs namespaces of its own, as a privileged container has: {allowed.stderr.strip()}"
     return ""
 
 

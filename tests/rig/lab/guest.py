@@ -50,7 +50,9 @@ class Guest:
     def name(self) -> str:
         return self.spec.name if self.spec else self.virsh("domname")
 
-    def virsh(self, command: str, *args: str, check: bool = True, timeout: float = 60.0, stdin: str = "") -> str:
+    def virsh(
+        self, command: str, *args: str, check: bool = True, timeout: float = 60.0, stdin: str = ""
+    ) -> str:
         """Output of `virsh COMMAND THIS-GUEST ARGS`."""
         return self.host.virsh(command, self.uuid, *args, check=check, timeout=timeout, stdin=stdin)
 
@@ -134,7 +136,9 @@ class Guest:
             raise GuestCommandError(f"in {self.name}: {command}: {status}: {output}")
         return output
 
-    def agent(self, command: str, arguments: Mapping[str, object] | None = None, *, timeout: float = 10) -> Any:
+    def agent(
+        self, command: str, arguments: Mapping[str, object] | None = None, *, timeout: float = 10
+    ) -> Any:
         """One command to the guest agent; returns what it returned. Raises CommandError."""
         request: dict[str, object] = {"execute": command}
         if arguments:
@@ -155,11 +159,11 @@ class Guest:
     # --- writing to disks, by offset ---
 
     def pattern(self, disk: str, offset: int, length: int, seed: int) -> None:
-        """Fill with a pattern unique to seed and place; see `lab.images.pattern_bytes`. On the disk when done."""
+        """Fill with a pattern unique to seed and place, see `lab.images.pattern_bytes`; synced."""
         self.sh(f"labtool pattern /dev/{disk} {offset} {length} {seed}")
 
     def zero(self, disk: str, offset: int, length: int, how: str = "write") -> None:
-        """Make zeros. how: write (data that happens to be zero), zeroout (the disk's own command), discard."""
+        """Make zeros. how: write (data that is zero), zeroout (the disk's own command), discard."""
         if how == "write":
             self.sh(
                 f"dd if=/dev/zero of=/dev/{disk} bs=4096 seek={offset // 4096} count={length // 4096} "
@@ -244,9 +248,9 @@ class Guest:
         """The disk's present content as a raw image. A running guest should not write meanwhile."""
         if self.state() == "running":
             self.sync()
-        source = self.images[disk]
+        source, driver = self.images[disk], self.disk(disk).driver
         subprocess.run(
-            ["qemu-img", "convert", "-U", "-f", self.disk(disk).driver, "-O", "raw", str(source), str(target)],
+            ["qemu-img", "convert", "-U", "-f", driver, "-O", "raw", str(source), str(target)],
             check=True, capture_output=True,
         )  # fmt: skip
         return target

@@ -12,7 +12,6 @@ Everything that the host does must be started inside: `run` and `virsh` do so, a
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -62,7 +61,8 @@ class LibvirtHost:
         process, self._process = self._process, None
         if process is None:
             return
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.close()
         try:
             process.wait(10)
@@ -130,7 +130,7 @@ class LibvirtHost:
     # --- its mounts and daemons ---
 
     def tmpfs(self, folder: Path, mib: int) -> None:
-        """Mount a small file system over a folder. Do it before the VM starts: QEMU does not see later mounts."""
+        """Mount a small file system over a folder, before the VM starts: QEMU does not see later mounts."""
         self.run(["mkdir", "-p", str(folder)])
         self.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=0711", "lab", str(folder)])
 
@@ -189,4 +189,4 @@ def _machines_own(folder: str, names: list[str]) -> set[str]:
 
 def traversable(folder: Path) -> bool:
     """Whether every user may walk to the folder, as QEMU's user must."""
-    return all(os.stat(part).st_mode & 0o001 for part in [folder, *folder.parents])
+    return all(part.stat().st_mode & 0o001 for part in [folder, *folder.parents])

@@ -47,7 +47,7 @@ def guest_image(cache: Path) -> GuestImage:
     """The image from the cache folder, built first if need be."""
     kernel = newest_kernel()
     if kernel is None:
-        raise FileNotFoundError("no /boot/vmlinuz-*-cloud-amd64 with modules: install linux-image-cloud-amd64")
+        raise FileNotFoundError("no cloud kernel with its modules: apt-get install linux-image-cloud-amd64")
     cache.mkdir(parents=True, exist_ok=True)
     folder = cache / f"guest-{_key(kernel)}"
     with _locked(cache / "lock"):
@@ -120,7 +120,7 @@ def _add_programs(tree: Path) -> None:
             shutil.copy(words[2], tree / "lib")
     _output(
         "gcc", "-O1", "-static", "-Wall", "-Wextra", "-Werror", "-s",
-        "-o", str(tree / "sbin/labtool"), str(RECIPE / "labtool.c"),
+        "-o", str(tree / "sbin/labtool"), *map(str, sorted(RECIPE.glob("*.c"))),
     )  # fmt: skip
     for name in ("lab-agent", "lab-lockstep", "shutdown"):
         shutil.copy(RECIPE / name, tree / "sbin" / name)

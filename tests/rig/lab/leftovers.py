@@ -16,7 +16,7 @@ _LIBVIRTS_OWN = re.compile(
     r"|(checkpoint|snapshot|save|nvram|ram|dump)/.*)"
 )
 _DAEMONS = ("libvirtd ", "virtlogd ", "/usr/bin/qemu-system-", "cat", "sshd: ")
-_FOLDERS = ("/var/lib/libvirt", "/tmp", "/run/vmconsole*", "/run/vmc*", "/var/lib/vmconsole*", "/var/tmp/vmc-*")
+_FOLDERS = ("/var/lib/libvirt", "/tmp", "/run/vmc*", "/var/lib/vmc*")
 
 
 def leftovers(guest: Guest) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from lab.domain import RING_BYTES
@@ -70,7 +71,7 @@ def check_lockstep(images: Sequence[Path | str], at_least: int = 0) -> list[Ring
     for image, ring in zip(images, rings, strict=True):
         assert ring.whole, f"{image}: {'; '.join(ring.problems)}"
     steps = [ring.newest for ring in rings]
-    in_order = all(a >= b for a, b in zip(steps, steps[1:], strict=False))
-    assert in_order and steps[0] - steps[-1] <= 1, f"the disks are not of one instant: steps {steps}"
+    one_instant = all(a >= b for a, b in pairwise(steps)) and steps[0] - steps[-1] <= 1
+    assert one_instant, f"the disks are not of one instant: steps {steps}"
     assert steps[-1] >= at_least, f"older than the cut: steps {steps}, at least {at_least} were written"
     return rings

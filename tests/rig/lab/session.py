@@ -43,13 +43,20 @@ class Lab:
         remove_dead_sessions(self.base)
         self.root = self.base / f"session-{os.urandom(6).hex()}"
         self._lock = _new_lock(self.root)
-        self._stack.callback(self._remove_root)
         self.root.mkdir()
+        self._stack.callback(self._remove_root)
+        try:
+            self._prepare()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _prepare(self) -> None:
         self.root.chmod(0o755)
         if not traversable(self.root):
             raise RuntimeError(f"{self.root}: QEMU's user cannot walk there; set {FOLDER_VARIABLE}")
         self.image = self._copy_image(guest_image(_cache(self.base)))
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -28,6 +28,9 @@ from vmconsole.errors import BackupFailed, RepositoryError, VmconsoleError
 from vmconsole.events import Warned
 from vmconsole.interfaces import Context
 
+CHECKPOINT_SECONDS = 1800.0
+"""As `borg create` does by default."""
+
 _log = logging.getLogger("vmconsole.borg")
 
 
@@ -45,6 +48,7 @@ class Session:
         self._broken: Exception | None = None
         self._drafts: dict[str, Draft] = {}
         self._removed = False
+        self._committed = context.clock.monotonic()
         access.drop_uncommitted()
         with access.locked(), BORG_BUFFER:
             cache = LocalCache(access.repository, access.key, access.manifest, lock_wait=CACHE_LOCK_WAIT)
@@ -110,7 +114,18 @@ class Session:
             if ledger.hold(draft.holdings, id_, size):
                 return id_, 0
             ledger.put(draft.holdings, id_, size, stored)
+            self._checkpoint_when_due(ledger)
         return id_, len(stored)
+
+    def _checkpoint_when_due(self, ledger: Ledger) -> None:
+        """Make a long read's chunks permanent now and then, so that one that is cut short finds them again."""
+        now = self.context.clock.monotonic()
+        if now - self._committed < CHECKPOINT_SECONDS:
+            return
+        self._assert_locked()
+        for draft in self._drafts.values():
+            draft.cover(self.access, ledger, self.context.clock.now())
+        self._commit(ledger)
 
     def store_zero(self, draft: Draft, length: int) -> bytes:
         """The id of a chunk of zeros, which the repository then has."""
@@ -163,6 +178,7 @@ class Session:
         access.manifest.write()
         access.repository.commit(compact=False)
         ledger.touched = self._removed = False
+        self._committed = self.context.clock.monotonic()
         try:
             ledger.cache.commit()
         except Exception as error:  # noqa: BLE001 - the archive is safe, and Borg rebuilds its cache by itself

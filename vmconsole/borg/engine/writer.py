@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from vmconsole.borg.engine import catalog
 from vmconsole.borg.engine.access import open_access, place_of
@@ -56,14 +56,22 @@ def writing(settings: BorgSettings, context: Context) -> Iterator[EngineWriter]:
 
     session = until_unlocked(settings, Patience(context.clock.monotonic, context.cancel.wait, say), attempt)
     try:
-        for line in session.access.said:
-            if any(word in line for word in _STALE):
-                session.warn(
-                    f"A dead process had left its lock on repository {settings.name}; it was removed: {line}"
-                )
+        _tell_of_dead_owners(session)
         yield EngineWriter(session)
-    finally:
-        try:
+    except BaseException:
+        with suppress(Exception):  # What went wrong first is what the user must read.
             session.close()
-        finally:
-            PLACES.leave(place)
+        raise
+    else:
+        session.close()
+    finally:
+        PLACES.leave(place)
+
+
+def _tell_of_dead_owners(session: Session) -> None:
+    """Borg removes a lock by itself when its process ran on this machine and is gone; say so."""
+    for line in list(session.access.said):
+        if any(word in line for word in _STALE):
+            session.warn(
+                f"The lock of a dead process on repository {session.settings.name} was removed: {line}"
+            )

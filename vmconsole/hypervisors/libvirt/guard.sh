@@ -47,7 +47,7 @@ look() {
 
 # End our job and wait until it is gone. False when that could not be seen within two minutes.
 end_job() {
-    turn=0
+    turn=0 ask=0
     while [ "$turn" -lt 130 ]; do
         look
         case $job in
@@ -55,7 +55,10 @@ end_job() {
               [ "$turn" -ge 40 ] && return 0 ;;
         foreign) return 0 ;;
         ours) uncertain=no
-              [ $((turn % 15)) -eq 0 ] && v domjobabort "$uuid" >/dev/null 2>&1 ;;
+              if [ "$turn" -ge "$ask" ]; then
+                  v domjobabort "$uuid" >/dev/null 2>&1
+                  ask=$((turn + 20))
+              fi ;;
         esac
         if [ "$turn" -lt 10 ]; then sleep 0.1; else sleep 1; fi
         turn=$((turn + 1))
@@ -111,7 +114,7 @@ stop_watching() {
 
 # For children: stay, so that our number is not given to somebody else before the shell ends us.
 linger() {
-    while kill -0 $$ 2>/dev/null; do sleep 1; done
+    while kill -0 $$ 2>/dev/null; do sleep 1 >/dev/null; done
     exit 0
 }
 
@@ -123,7 +126,8 @@ free_bytes() {
 
 watch() {
     turn=0
-    while sleep 1; do
+    # Not with our standard output: whoever waits for its end should not wait for a nap's.
+    while sleep 1 >/dev/null; do
         turn=$((turn + 1))
         kill -0 $$ 2>/dev/null || { undo "$@"; exit 0; }
         free=$(free_bytes)
@@ -135,7 +139,7 @@ watch() {
             "shut off"*|crashed*) say "stopped"; linger ;;
             esac
         fi
-        if [ "$pending" = yes ] && [ $((turn % 10)) -eq 0 ]; then
+        if [ "$pending" = yes ] && [ $((turn % 5)) -eq 0 ]; then
             thaw; [ "$pending" = no ] && say "late-thaw"
         fi
     done
@@ -279,7 +283,7 @@ while next; do
         else say "stuck $(flat "$xml")"; fi ;;
     keep) keep=yes; say kept ;;
     rollback) undo "$@" && say clean; exit 0 ;;
-    done) exit 0 ;;
+    done) stop_watching; exit 0 ;;
     esac
 done
 undo "$@"

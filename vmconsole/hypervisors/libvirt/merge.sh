@@ -3,7 +3,8 @@
 # $1 uri  $2 uuid, then for each disk: its target, its overlay's path
 # Says per disk "TARGET WORD…": merged, unused (nothing refers to it; removed), off (the guest is
 # off and needs it), left WHY; or once "gone" when libvirt does not know the guest any more.
-# An overlay is removed only when neither the running nor the stored definition names it.
+# An overlay is removed only when neither the running nor the stored definition names it, and no
+# QEMU has it open.
 # Idempotent. Status 0 when no overlay is left.
 LC_ALL=C; export LC_ALL
 trap '' HUP PIPE
@@ -23,6 +24,17 @@ named() {
 
 on_top() { v domblklist "$uuid" | awk -v t="$target" '$1 == t { print }' | grep -qF -- "/${overlay##*/}"; }
 
+# Remove the overlay unless a QEMU has it open: a snapshot that libvirt is still making is in no
+# definition yet. Under another name nobody can open it any more, and the lock tells who has.
+discard() {
+    [ -e "$overlay" ] || return 0
+    mv -- "$overlay" "$overlay.gone" || return 1
+    case $(qemu-img info -f qcow2 -- "$overlay.gone" 2>&1 >/dev/null) in
+    *lock*) mv -- "$overlay.gone" "$overlay"; return 1 ;;
+    esac
+    rm -f -- "$overlay.gone"
+}
+
 commit() {
     # A commit that died half way; the guest stays on the overlay when it is ended.
     case $(v blockjob "$uuid" "$target" --info 2>/dev/null) in
@@ -36,9 +48,12 @@ commit() {
 }
 
 settle() {
+    if [ ! -e "$overlay" ] && [ -e "$overlay.gone" ]; then mv -- "$overlay.gone" "$overlay"; fi
     named
     case $? in
-    1) rm -f -- "$overlay"; echo "$target unused"; return ;;
+    1) if discard; then echo "$target unused"
+       else left=1; echo "$target left its overlay is being put in place"; fi
+       return ;;
     2) left=1
        case $live$stored in
        *"omain not found"*|*"failed to get domain"*) echo gone; exit 1 ;;
@@ -52,8 +67,9 @@ settle() {
     *) left=1; echo "$target left the guest is on its way up or down"; return ;;
     esac
     errors=$(commit)
-    if named; then left=1; echo "$target left $(flat "${errors:-it is still in use}")"
-    else rm -f -- "$overlay"; echo "$target merged"; fi
+    named
+    if [ $? -eq 1 ] && discard; then echo "$target merged"
+    else left=1; echo "$target left $(flat "${errors:-its overlay is still in use}")"; fi
 }
 
 while [ $# -ge 2 ]; do

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
-from borg_lab import CHUNK, DISK, Lab, fill_archive, name, noise, point, wait_until
+from borg_lab import CHUNK, DISK, Clock, Lab, fill_archive, name, noise, point, wait_until
 
 from vmconsole.errors import BackupFailed, Cancelled
 from vmconsole.interfaces import DiskWriter
@@ -139,6 +140,32 @@ def test_a_checkpoint_of_a_dead_run_goes_with_the_guests_next_backup(lab: Lab) -
     assert stored == 0, "the chunks of the dead run were found"
     assert lab.archives() == sorted([name(1), name(2), name(3, "db")])
     lab.assert_clean()
+
+
+def test_a_long_read_is_made_permanent_now_and_then(lab: Lab) -> None:
+    clock = SteppedClock()
+    with lab.repository.writer(replace(lab.context, clock=clock)) as writer:
+        disk = writer.archive(name(0)).disk(DISK, SIZE)
+        disk.data(0, noise(4 * CHUNK))
+        wait_until(lambda: disk.bytes_stored > 4 * CHUNK)
+        clock.passed += 3600
+        disk.data(4 * CHUNK, noise(CHUNK, 1))
+        wait_until(lambda: disk.bytes_stored > 5 * CHUNK)
+        writer._session._broken = RuntimeError("killed")  # type: ignore[attr-defined] - the engine's own writer
+    assert lab.archives() == [name(0) + ".checkpoint"]
+    lab.assert_clean()
+    image = noise(4 * CHUNK) + noise(CHUNK, 1) + bytes(7 * CHUNK)
+    _, stored = lab.write(name(1), SIZE, lambda disk: disk.data(0, image))
+    assert stored == 0
+    assert lab.archives() == [name(1)]
+    lab.assert_clean()
+
+
+class SteppedClock(Clock):
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.passed
 
 
 def test_a_stock_archive_with_a_checkpoints_name_is_left_alone(lab: Lab) -> None:

@@ -83,5 +83,5 @@ def test_the_lock_of_a_dead_process_is_removed_and_said(lab: Lab) -> None:
     assert (lab.path / "lock.exclusive").exists()
     lab.write(name(2), SIZE, lambda disk: disk.zero(0, SIZE))
     said = [event.message for event in lab.events if isinstance(event, Warned)]
-    assert any("dead process" in message and "store" in message for message in said)
+    assert any("lock of a dead process" in message and "store" in message for message in said)
     assert not (lab.path / "lock.exclusive").exists()

@@ -77,6 +77,7 @@ def test_everything_works_as_with_a_folder(lab: Lab, remote: Lab, tmp_path: Path
     lab.assert_clean()
 
 
+@pytest.mark.slow
 def test_the_borg_command_takes_the_same_way(remote: Lab) -> None:
     assert len(remote.repository.id()) == 64
     assert remote.repository.info().archives == 0

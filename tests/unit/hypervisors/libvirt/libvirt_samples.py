@@ -6,7 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vmconsole.hypervisors.libvirt.facts import CheckpointFacts, DiskFacts, GuestFacts, ImageBitmap, point_facts
+from vmconsole.hypervisors.libvirt.facts import (
+    CheckpointFacts,
+    DiskFacts,
+    GuestFacts,
+    ImageBitmap,
+    point_facts,
+)
 from vmconsole.hypervisors.libvirt.gather import Gathered
 from vmconsole.model.guest import GuestState, Tracking
 from vmconsole.model.point import Consistency, DiskPoint, Mode, RestorePoint
@@ -17,7 +23,14 @@ MIB = 1024**2
 GIB = 1024**3
 
 VDA = DiskFacts(
-    "vda", "file", "/i/vda.qcow2", "qcow2", 10 * GIB, allocated=4 * GIB, compat="1.1", tracking=Tracking.BITMAP
+    "vda",
+    "file",
+    "/i/vda.qcow2",
+    "qcow2",
+    10 * GIB,
+    allocated=4 * GIB,
+    compat="1.1",
+    tracking=Tracking.BITMAP,
 )
 VDB = replace(VDA, id="vdb", source="/i/vdb.qcow2")
 RAW = DiskFacts("vdc", "file", "/i/vdc.raw", "raw", GIB, GIB, reason="raw disks cannot record changes")

@@ -68,7 +68,10 @@ def test_nothing_to_back_up_and_sizes_nobody_knows() -> None:
     [
         (replace(GUEST, job="Outgoing migration"), "Outgoing migration"),
         (replace(GUEST, state=GuestState.OTHER), "neither running"),
-        (replace(GUEST, job="Backup", job_xml=(RECORDED / "backup.xml").read_text()), "another run of vmconsole"),
+        (
+            replace(GUEST, job="Backup", job_xml=(RECORDED / "backup.xml").read_text()),
+            "another run of vmconsole",
+        ),
         (
             replace(GUEST, job="Backup", job_xml="<domainbackup><server socket='/tmp/v.1'/></domainbackup>"),
             r"another program \(through /tmp/v.1\)",

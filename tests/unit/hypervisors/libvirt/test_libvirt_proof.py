@@ -24,7 +24,13 @@ from libvirt_samples import (
     with_disk,
 )
 
-from vmconsole.hypervisors.libvirt.facts import CheckpointFacts, GuestFacts, ImageBitmap, PointFacts, point_facts
+from vmconsole.hypervisors.libvirt.facts import (
+    CheckpointFacts,
+    GuestFacts,
+    ImageBitmap,
+    PointFacts,
+    point_facts,
+)
 from vmconsole.hypervisors.libvirt.proof import judge
 from vmconsole.model.point import Mode, RestorePoint
 
@@ -58,9 +64,14 @@ def test_facts_survive_being_stored() -> None:
         (with_disk(GUEST, replace(VDA, kind="block")), "another image"),
         (with_disk(GUEST, replace(VDA, size=GIB)), "smaller"),
         (with_disk(OFF, replace(OFF.disk("vda"), bitmaps=())), "missing from the image"),
-        (with_disk(OFF, replace(OFF.disk("vda"), bitmaps=(ImageBitmap(CHECKPOINT.name, in_use=True),))), "broken"),
         (
-            with_disk(OFF, replace(OFF.disk("vda"), bitmaps=(ImageBitmap(CHECKPOINT.name, inconsistent=True),))),
+            with_disk(OFF, replace(OFF.disk("vda"), bitmaps=(ImageBitmap(CHECKPOINT.name, in_use=True),))),
+            "broken",
+        ),
+        (
+            with_disk(
+                OFF, replace(OFF.disk("vda"), bitmaps=(ImageBitmap(CHECKPOINT.name, inconsistent=True),))
+            ),
             "broken",
         ),
     ],
@@ -103,7 +114,9 @@ def test_no_point_and_no_tracking() -> None:
 
 
 def test_a_grown_disk_counts_what_it_grew_by() -> None:
-    verdict = judge(with_disk(GUEST, replace(VDA, size=11 * GIB)), replace(VDA, size=11 * GIB), (POINT,), REPOSITORY)
+    verdict = judge(
+        with_disk(GUEST, replace(VDA, size=11 * GIB)), replace(VDA, size=11 * GIB), (POINT,), REPOSITORY
+    )
     assert verdict.proven
     assert verdict.old_size == 10 * GIB
     assert verdict.expected == GIB + 5 * MIB
@@ -146,11 +159,15 @@ def test_when_the_newest_points_checkpoint_is_lost_the_one_before_still_serves()
         st.none() | st.integers() | st.text(max_size=3),
         lambda inner: (
             st.lists(inner, max_size=2)
-            | st.dictionaries(st.sampled_from(["libvirt", "checkpoints", "disks", "vda", "created", "kind"]), inner)
+            | st.dictionaries(
+                st.sampled_from(["libvirt", "checkpoints", "disks", "vda", "created", "kind"]), inner
+            )
         ),
     )
 )
 def test_any_facts_are_read_and_prove_nothing_by_accident(document: Any) -> None:
-    facts = document if isinstance(document, dict) else {"libvirt": 1, "checkpoints": document, "disks": document}
+    facts = (
+        document if isinstance(document, dict) else {"libvirt": 1, "checkpoints": document, "disks": document}
+    )
     PointFacts.read(facts)
     assert reason(points=(replace(POINT, facts=facts),)) != ""

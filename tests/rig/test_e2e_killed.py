@@ -1,0 +1,155 @@
+"""kill -9 of the backup at every step: the host is as it was, the repository is clean, the next backup is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from e2e_world import World, open_world
+from lab.domain import MIB, DiskSpec
+from lab.guest import Guest
+from lab.images import pattern_bytes
+from lab.leftovers import leftovers
+from lab.lockstep import check_lockstep
+from lab.session import Lab
+from lab.waiting import wait_for
+
+pytestmark = [pytest.mark.rig, pytest.mark.timeout(400)]
+
+GUARD_SECONDS = 60.0
+"""Within which the host has cleaned up by itself, on a machine that does several other things."""
+DISKS = (DiskSpec("vda", size=32 * MIB, fs="ext4"), DiskSpec("vdb", size=32 * MIB))
+
+
+@pytest.fixture(scope="module")
+def guest(lab: Lab) -> Iterator[Guest]:
+    """It writes in lockstep all the time."""
+    with lab.guest("victim", DISKS, lockstep=("vda", "vdb")) as one:
+        wait_for(lambda: one.lockstep_step() > 64, "a round of the lockstep writer")
+        yield one
+
+
+@pytest.fixture(scope="module")
+def world(lab: Lab, guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """With a full restore point of the guest."""
+    with open_world(lab, tmp_path_factory.mktemp("killed") / "world") as one:
+        one.backup(guest)
+        yield one
+
+
+@pytest.fixture
+def seed(counter: Iterator[int] = count(1)) -> int:  # noqa: B008 - one for the module is what is meant
+    return next(counter)
+
+
+def at(event: str, step: str) -> dict[str, Any]:
+    return {"event": event, "step": step}
+
+
+KILLS = {
+    "plan": at("step_started", "plan"),
+    "lock": at("step_started", "lock"),
+    "locked": at("step_finished", "lock"),
+    "freeze": at("step_started", "freeze"),
+    "frozen": at("step_finished", "freeze"),
+    "cut": at("step_started", "cut"),
+    "was cut": at("step_finished", "cut"),
+    "thawed": at("step_finished", "thaw"),
+    "read": {"event": "disk_progress", "disk": "vdb", "done": 0},
+    "release": at("step_started", "release"),
+    "commit": at("step_started", "commit"),
+    "in the commit": {**at("step_started", "commit"), "after": 0.03},
+    "committed": at("step_finished", "commit"),
+    "advance": at("step_started", "advance"),
+    "advanced": at("step_finished", "advance"),
+}
+
+
+def bitmaps(world: World, guest: Guest) -> set[str]:
+    return {disk["bitmap"] for point in world.points(guest) for disk in point["disks"]}
+
+
+def strange(guest: Guest, committed: set[str]) -> list[str]:
+    return [line for line in leftovers(guest) if line not in {f"checkpoint {name}" for name in committed}]
+
+
+def next_backup_is_right(world: World, guest: Guest, seed: int, archives: set[str]) -> None:
+    """Incremental, in lockstep, with what was written before the kill, and the only new archive."""
+    at_least = guest.lockstep_step()
+    made = world.backup(guest)
+    assert made.point["mode"] == "incremental", f"{made}"
+    images = world.restore(made.archive)
+    check_lockstep([images["vda"], images["vdb"]], at_least)
+    with images["vdb"].open("rb") as file:
+        file.seek(place(seed))
+        assert file.read(MIB) == pattern_bytes(place(seed), MIB, seed)
+    names = set(world.borg("list", "--short", "{}").stdout.decode().split())
+    assert names == archives | {made.archive}, "something half-written is in the repository"
+
+
+def place(seed: int) -> int:
+    return seed % 20 * MIB
+
+
+@pytest.mark.parametrize("when", KILLS)
+def test_killed_at(when: str, world: World, guest: Guest, seed: int) -> None:
+    guest.pattern("vdb", place(seed), MIB, seed)
+    known = {point["archive"] for point in world.points(guest)}
+    world.killed(guest, **KILLS[when])
+
+    points = world.points(guest)
+    archives = {point["archive"] for point in points}
+    committed = {disk["bitmap"] for point in points for disk in point["disks"]}
+    if when in {"committed", "advance", "advanced"}:
+        assert len(archives - known) == 1
+    elif when != "in the commit":
+        assert archives == known
+    wait_for(lambda: not strange(guest, committed), "the host to clean up by itself", GUARD_SECONDS)
+    world.clean()
+
+    assert strange(guest, committed) == []
+    assert guest.state() == "running"
+    assert len(guest.checkpoints()) == 1
+    assert world.journal() == []
+    world.borg_check()
+    next_backup_is_right(world, guest, seed, archives)
+    assert world.journal() == []
+    assert leftovers(guest) == [f"checkpoint {world.newest(guest)['disks'][0]['bitmap']}"]
+
+
+def test_the_next_backup_comes_at_once(world: World, guest: Guest, seed: int) -> None:
+    """The dead run's guard may be at work still, and its lock is in the repository."""
+    guest.pattern("vdb", place(seed), MIB, seed)
+    archives = {point["archive"] for point in world.points(guest)}
+    world.killed(guest, event="disk_progress", disk="vdb", done=0)
+    next_backup_is_right(world, guest, seed, archives)
+    wait_for(lambda: len(leftovers(guest)) == 1, "the host to clean up by itself", GUARD_SECONDS)
+    world.clean()
+    assert world.journal() == []
+    world.borg_check()
+
+
+@pytest.mark.parametrize("when", ["frozen", "read", "committed"])
+@pytest.mark.parametrize("how", ["doctor", "next backup"])
+def test_killed_together_with_its_guard(when: str, how: str, world: World, guest: Guest, seed: int) -> None:
+    """Nobody on the host knows any more; what is known is in the journal."""
+    guest.pattern("vdb", place(seed), MIB, seed)
+    before = world.points(guest)
+    with world.held(guest, **KILLS[when]) as child:
+        processes = guest.host.processes()
+        guards = [pid for pid, args in processes.items() if "vmconsole-guard" in args]
+        assert guards
+        guest.host.run(["kill", "-KILL", *map(str, guards)])
+        child.kill()
+    archives = {point["archive"] for point in world.points(guest)}
+    assert len(archives) == len(before) + (when == "committed")
+    if how == "doctor":
+        world.clean()
+        assert world.journal() == []
+        assert [line for line in leftovers(guest) if not line.startswith("checkpoint")] == []
+    next_backup_is_right(world, guest, seed, archives)
+    assert leftovers(guest) == [f"checkpoint {world.newest(guest)['disks'][0]['bitmap']}"]
+    assert world.journal() == []
+    world.borg_check("--verify-data")
