@@ -23,6 +23,7 @@ Classes say what the reader can do, not where the error arose:
     ├── BackupFailed                1   a guest could not be backed up
     │   ├── GuestBusy               1   another job or tool holds the guest
     │   ├── GuestStopped            1   the guest powered off while it was read
+    │   ├── ParentUnusable          1   the increment's parent cannot be built upon; read in full
     │   └── OutOfSpace              1   scratch space on the host
     ├── RestoreFailed               1
     │   └── GuestExists             1   a restore never overwrites
@@ -175,6 +176,10 @@ class GuestBusy(BackupFailed):
 
 class GuestStopped(BackupFailed):
     """The guest powered off while it was being read."""
+
+
+class ParentUnusable(BackupFailed):
+    """The restore point an increment would build upon is gone, damaged, or cut differently."""
 
 
 class OutOfSpace(BackupFailed):

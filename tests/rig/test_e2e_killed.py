@@ -39,9 +39,15 @@ def world(lab: Lab, guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> I
         yield one
 
 
+@pytest.fixture(scope="module")
+def seeds() -> Iterator[int]:
+    return count(1)
+
+
 @pytest.fixture
-def seed(counter: Iterator[int] = count(1)) -> int:  # noqa: B008 - one for the module is what is meant
-    return next(counter)
+def seed(seeds: Iterator[int]) -> int:
+    """Another one for every test."""
+    return next(seeds)
 
 
 def at(event: str, step: str) -> dict[str, Any]:
@@ -65,10 +71,6 @@ KILLS = {
     "advance": at("step_started", "advance"),
     "advanced": at("step_finished", "advance"),
 }
-
-
-def bitmaps(world: World, guest: Guest) -> set[str]:
-    return {disk["bitmap"] for point in world.points(guest) for disk in point["disks"]}
 
 
 def strange(guest: Guest, committed: set[str]) -> list[str]:

@@ -266,10 +266,10 @@ class TestGate:
     """Where something is missing: skipped with the remedy, or failed where the rig is required."""
 
     @pytest.mark.parametrize(
-        ("variable", "closing"), [("", "1 skipped"), ("CI", "1 error"), ("VMCONSOLE_REQUIRE_RIG", "1 error")]
+        ("variables", "closing"), [({}, "1 skipped"), ({"CI": "1"}, "1 error")], ids=["alone", "in CI"]
     )
-    def test_a_machine_without_the_packages(self, variable: str, closing: str) -> None:
-        environment = {"PATH": "/nowhere", **({variable: "1"} if variable else {})}
+    def test_a_machine_without_the_packages(self, variables: dict[str, str], closing: str) -> None:
+        environment = {"PATH": "/nowhere", **variables}
         test = f"{Path(__file__)}::TestInside::test_both_ways_in"
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-rsE", "-p", "no:cacheprovider", test],

@@ -33,13 +33,20 @@ def guest_points(uuid: str, points: Sequence[RestorePoint]) -> list[RestorePoint
     return [point for point in points if point.uuid == uuid]
 
 
-def with_full_rule(options: ExportOptions, points: Sequence[RestorePoint], full_every: int) -> ExportOptions:
-    """Ask for the deliberate full read when it is due; full_every 0 means never."""
-    if options.full_reason or not points or full_every <= 0:
+def with_full_rule(
+    options: ExportOptions, points: Sequence[RestorePoint], full_every: int, chunk_size: int
+) -> ExportOptions:
+    """Ask for a full read where an increment is not wanted: the deliberate one, or another chunk size.
+
+    full_every 0 means never for the former.
+    """
+    if options.full_reason or not points:
         return options
-    if points[0].fulls_ago + 1 < full_every:
-        return options
-    return replace(options, full_reason=f"every {full_every} runs everything is read again")
+    if points[0].chunk_size != chunk_size:
+        return replace(options, full_reason="the repository's chunk size was changed")
+    if full_every > 0 and points[0].fulls_ago + 1 >= full_every:
+        return replace(options, full_reason=f"every {full_every} runs everything is read again")
+    return options
 
 
 def back_up(
@@ -60,7 +67,8 @@ def back_up(
     all_points = writer.points()
     points = guest_points(guest.uuid, all_points)
     with step(context.events, context.run, guest.name, "plan"):
-        plan = hypervisor.plan(guest.uuid, repository_id, points, with_full_rule(options, points, full_every))
+        asked = with_full_rule(options, points, full_every, repository.chunk_size)
+        plan = hypervisor.plan(guest.uuid, repository_id, points, asked)
     announce(plan, context)
     export = hypervisor.export(plan, context)
     archive: ArchiveWriter | None = None

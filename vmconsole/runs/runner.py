@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vmconsole.errors import (
     EXIT_DONE,
@@ -19,6 +19,7 @@ from vmconsole.errors import (
     EXIT_WARNINGS,
     Cancelled,
     GuestBusy,
+    ParentUnusable,
     VmconsoleError,
 )
 from vmconsole.events import Event, EventSink, GuestFailed, RunFinished, RunStarted, Warned
@@ -148,13 +149,29 @@ class Runner:
                 hint=f"Follow it with: vmconsole runs {holder} --follow",
                 subject=target.guest.name,
             )
+        try:
+            return self._back_up(target, target.options, repository_id, writer, context)
+        except ParentUnusable as error:
+            # Never the user's problem at night: what cannot be built upon is read in full.
+            context.events(Warned(context.run, target.guest.name, f"{error.message} Everything is read."))
+            options = replace(target.options, full_reason="the parent cannot be used")
+            return self._back_up(target, options, repository_id, writer, context)
+
+    def _back_up(
+        self,
+        target: Target,
+        options: ExportOptions,
+        repository_id: str,
+        writer: RepositoryWriter,
+        context: Context,
+    ) -> RestorePoint:
         return back_up(
             target.guest,
             target.hypervisor,
             target.repository,
             repository_id,
             writer,
-            target.options,
+            options,
             target.full_every,
             context,
         )
@@ -187,7 +204,7 @@ def forecast(
     for target in targets:
         try:
             points = guest_points(target.guest.uuid, context_points.get(target.repository.name, ()))
-            options = with_full_rule(target.options, points, target.full_every)
+            options = with_full_rule(target.options, points, target.full_every, target.repository.chunk_size)
             yield target, target.hypervisor.plan(target.guest.uuid, target.repository.id(), points, options)
         except VmconsoleError as error:
             yield target, error

@@ -13,6 +13,7 @@ from vmconsole.errors import (
     GuestBusy,
     GuestStopped,
     HostUnreachable,
+    ParentUnusable,
     ProtocolError,
     RepositoryFull,
 )
@@ -168,7 +169,15 @@ def test_every_nth_run_reads_everything(host, repository):
 
 def test_zero_means_never_full_by_rule(host, repository):
     point = make(host, repository)
-    assert with_full_rule(ExportOptions(), [point], 0).full_reason == ""
+    assert with_full_rule(ExportOptions(), [point], 0, MIB).full_reason == ""
+
+
+def test_another_chunk_size_needs_a_full_read(host, repository):
+    make(host, repository)
+    repository.chunk_size = 2 * MIB
+    point = make(host, repository)
+    assert point.mode is Mode.FULL
+    assert "chunk size" in point.reason
 
 
 class TestRunner:
@@ -219,6 +228,28 @@ class TestRunner:
         assert isinstance(outcome.errors[0][1], GuestBusy)
         assert "other-run" in outcome.errors[0][1].hint
         assert store.claims == {f"guest/{guest().uuid}": "other-run"}
+
+    def test_a_parent_that_cannot_be_used_is_read_around(self, store, host, repository, monkeypatch):
+        self.run(store, [self.target(host, repository)])
+        real = FakeRepository.archive
+
+        def archive(repository, name):
+            made = real(repository, name)
+            keep = made.disk
+
+            def disk(path, size, parent=None):
+                if parent:
+                    raise ParentUnusable("the parent is gone")
+                return keep(path, size)
+
+            made.disk = disk
+            return made
+
+        monkeypatch.setattr(FakeRepository, "archive", archive)
+        outcome = self.run(store, [self.target(host, repository)])
+        assert outcome.exit_code == 3
+        assert outcome.points[0].mode is Mode.FULL
+        assert "parent" in outcome.points[0].reason
 
     def test_a_stopped_run_says_so(self, store, host, repository):
         cancel = Cancel()

@@ -14,7 +14,7 @@ from vmconsole.borg.engine.diskwriter import EngineDiskWriter
 from vmconsole.borg.engine.itemwriter import MemberList
 from vmconsole.borg.engine.ledger import Ledger
 from vmconsole.borg.engine.session import Session
-from vmconsole.errors import BackupFailed, PointNotFound
+from vmconsole.errors import BackupFailed, ParentUnusable, PointNotFound
 from vmconsole.model.point import GUEST_JSON, RestorePoint
 
 _NAME = re.compile(r"[^/\s:\"'\x00-\x1f\x7f][^/\s\x00-\x1f\x7f]{0,199}")
@@ -45,13 +45,13 @@ class EngineArchiveWriter:
         try:
             chunks = catalog.disk(self._session.access, archive, path)
         except PointNotFound as error:
-            raise BackupFailed(
+            raise ParentUnusable(
                 f"The parent is gone: {error.message}", hint="Back the guest up in full.", subject=archive
             ) from error
         size = self._session.settings.chunk_size
         if not chunks.aligned(size):
             cut = f"chunks of {chunks.length} bytes" if chunks.length else "chunks of unequal size"
-            raise BackupFailed(
+            raise ParentUnusable(
                 f"{path} in archive {archive} is cut into {cut}, repository {self._session.settings.name} "
                 f"uses {size}: it cannot be a parent.",
                 hint="Back the guest up in full once.",

@@ -118,7 +118,7 @@ class Session:
         return id_, len(stored)
 
     def _checkpoint_when_due(self, ledger: Ledger) -> None:
-        """Make a long read's chunks permanent now and then, so that one that is cut short finds them again."""
+        """Make a long read's chunks permanent now and then, so that after a crash they are found again."""
         now = self.context.clock.monotonic()
         if now - self._committed < CHECKPOINT_SECONDS:
             return

@@ -125,7 +125,6 @@ class PlanFacts:
     repository: id, hex. bases: per incremental disk, the checkpoint (bitmap) to read from.
     old_sizes: per incremental disk, its size at the parent, in bytes; what is beyond is new.
     scratch: folder for scratch files, push targets and overlays; scratch_free: bytes free there.
-    superseded: our checkpoints for this repository at planning time; advance() drops them.
     """
 
     guest: GuestFacts
@@ -133,7 +132,6 @@ class PlanFacts:
     bases: Mapping[str, str]
     scratch: str
     scratch_free: int
-    superseded: tuple[str, ...] = ()
     old_sizes: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from vmconsole.errors import GuestNotFound
+from vmconsole.errors import GuestBusy, GuestNotFound, ProtocolError
 from vmconsole.hypervisors.libvirt import names
 from vmconsole.hypervisors.libvirt.diskfacts import look_at_disks
 from vmconsole.hypervisors.libvirt.facts import CheckpointFacts, DiskFacts, GuestFacts
@@ -38,13 +38,12 @@ part end true
 """
 
 HOST = r"""
-id=$1; uuid=$2; name=$3; lib=$4; run=$5; log=$6; scratch=$7; folder=$8
+id=$1; uuid=$2; name=$3; lib=$4; run=$5; log=$6; scratch=$7
 part scratch stat -f -c '%a %S' -- "$scratch"
 if [ "$id" -ge 0 ]; then
     found=
     for d in "$lib/domain-$id-"*; do [ -d "$d" ] && found=$d; done
     part folder printf '%s' "$found"
-    part named test -d "$lib/$folder"
     pid=$(cat "$run/$name.pid" 2>/dev/null)
     [ -n "$pid" ] || pid=$(pgrep -f -- "[-]uuid $uuid" 2>/dev/null | head -n 1)
     part pid printf '%s' "$pid"
@@ -68,12 +67,14 @@ _OPERATION = re.compile(r"^Operation:\s*(\S.*?)\s*$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """scratch: the folder to use; scratch_free: bytes free there, -1 when the host cannot say."""
+    """scratch: the folder to use; scratch_free: bytes free there, -1 when the host cannot say.
+
+    What libvirt does not answer is never taken for `there is none`.
+    """
 
     guest: GuestFacts
     scratch: str
     scratch_free: int
-    agent_expected: bool
 
 
 def gather(machine: Machine, settings: LibvirtSettings, uuid: str) -> Gathered:
@@ -84,11 +85,14 @@ def gather(machine: Machine, settings: LibvirtSettings, uuid: str) -> Gathered:
     live = answers.get("live", MISSING)
     if not live.ok:
         raise failure(live.errors, host=machine.name, what="virsh dumpxml", status=live.status)
+    _require_answers(answers, machine.name)
     domain = parse_domain(live.text)
     disks = tuple(look_at_disks(machine, settings.uri, [(uuid, disk) for disk in domain.disks]).values())
     scratch = scratch_folder(settings, disks)
     host = _look_at_host(machine, settings, domain, scratch)
     guest = _guest(domain, answers, disks)
+    if "end" not in host:
+        raise ProtocolError(f"{machine.name} stopped in the middle of answering.", subject=machine.name)
     return Gathered(
         guest=replace(
             guest,
@@ -98,8 +102,24 @@ def gather(machine: Machine, settings: LibvirtSettings, uuid: str) -> Gathered:
         ),
         scratch=scratch,
         scratch_free=free_bytes(host.get("scratch", MISSING).text),
-        agent_expected=domain.has_agent_channel,
     )
+
+
+def _require_answers(answers: Mapping[str, Section], host: str) -> None:
+    """Raise what an answer says that is missing: a lock of another job, a libvirtd that hangs.
+
+    A checkpoint that cannot be sized although libvirt answers is broken, which is an answer.
+    """
+    if "end" not in answers:
+        raise ProtocolError(f"{host} stopped in the middle of answering.", subject=host)
+    for label, answer in answers.items():
+        if answer.ok:
+            continue
+        error = failure(answer.errors, host=host, what=f"virsh ({label})", status=answer.status)
+        unheard = answer.status == 124 or isinstance(error, GuestBusy)
+        optional = label.startswith(("checkpoint ", "sized ")) or label in ("inactive", "backup")
+        if unheard or not (optional or "not supported" in answer.errors):
+            raise error
 
 
 def scratch_folder(settings: LibvirtSettings, disks: tuple[DiskFacts, ...]) -> str:
@@ -129,11 +149,11 @@ def _look_at_host(
         body = (
             'lib="${XDG_CONFIG_HOME:-$HOME/.config}/libvirt/qemu/lib"; '
             'cache="${XDG_CACHE_HOME:-$HOME/.cache}"; run="${XDG_RUNTIME_DIR:-$cache}/libvirt/qemu/run"; '
-            'set -- "$1" "$2" "$3" "$lib" "$run" "$cache/libvirt/qemu/log" "$4" "$5"\n'
+            'set -- "$1" "$2" "$3" "$lib" "$run" "$cache/libvirt/qemu/log" "$4"\n'
         )
-        return collect(machine, body + HOST, [*args, scratch, domain.agent_folder])
+        return collect(machine, body + HOST, [*args, scratch])
     folders = ["/var/lib/libvirt/qemu", "/run/libvirt/qemu", "/var/log/libvirt/qemu"]
-    return collect(machine, HOST, [*args, *folders, scratch, domain.agent_folder])
+    return collect(machine, HOST, [*args, *folders, scratch])
 
 
 def _guest(domain: DomainXml, answers: Mapping[str, Section], disks: tuple[DiskFacts, ...]) -> GuestFacts:
@@ -201,9 +221,10 @@ def _run_folder(settings: LibvirtSettings, domain: DomainXml, host: Mapping[str,
     found = host.get("folder", MISSING).text.strip("\n")
     if found:
         return found
-    # A login user outside the group libvirt-qemu cannot list the folder but may still be told its name.
-    named = host.get("named", MISSING).ok or (domain.domain_id >= 0 and not settings.uri.endswith("session"))
-    return f"/var/lib/libvirt/qemu/{domain.agent_folder}" if named and domain.agent_folder else ""
+    # A login user outside the group libvirt-qemu cannot list the folder; the agent's socket tells its name.
+    if settings.uri.startswith("qemu:///session") or domain.domain_id < 0 or not domain.agent_folder:
+        return ""
+    return f"/var/lib/libvirt/qemu/{domain.agent_folder}"
 
 
 def _process(host: Mapping[str, Section]) -> str:

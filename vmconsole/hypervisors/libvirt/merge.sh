@@ -29,10 +29,11 @@ on_top() { v domblklist "$uuid" | awk -v t="$target" '$1 == t { print }' | grep 
 discard() {
     [ -e "$overlay" ] || return 0
     mv -- "$overlay" "$overlay.gone" || return 1
-    case $(qemu-img info -f qcow2 -- "$overlay.gone" 2>&1 >/dev/null) in
-    *lock*) mv -- "$overlay.gone" "$overlay"; return 1 ;;
+    if why=$(qemu-img info -f qcow2 -- "$overlay.gone" 2>&1 >/dev/null); then rm -f -- "$overlay.gone"; return; fi
+    case $why in
+    *"not in qcow2 format"*) rm -f -- "$overlay.gone" ;;
+    *) mv -- "$overlay.gone" "$overlay"; return 1 ;;
     esac
-    rm -f -- "$overlay.gone"
 }
 
 commit() {

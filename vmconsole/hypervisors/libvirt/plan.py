@@ -52,9 +52,6 @@ def make_plan(
             old_sizes={disk: proof.old_size for disk, proof in proofs.items()},
             scratch=gathered.scratch,
             scratch_free=gathered.scratch_free,
-            superseded=tuple(
-                item.name for item in guest.checkpoints if names.belongs_to(item.name, repository)
-            ),
         ),
     )
     return replace(plan, warnings=plan.warnings + _check_space(plan, settings, host))

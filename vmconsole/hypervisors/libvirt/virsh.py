@@ -1,7 +1,7 @@
 """Running virsh, and saying what its errors mean.
 
-Domains are always addressed by uuid; names are hostile text. The host commands this package uses,
-all of them (a stand-in for a host needs no more):
+Domains are always addressed by uuid; names are hostile text. The host commands of inventory, plan
+and pull-mode export, all of them (a stand-in for a host needs no more):
 
     virsh -c URI  list --all|--state-running|--state-paused --uuid
                   dumpxml UUID [--inactive] [--security-info]     domstate UUID --reason
@@ -29,6 +29,8 @@ all of them (a stand-in for a host needs no more):
     qemu-nbd (offline, push, snapshot, restores); qemu-img create|commit|bitmap
     qemu-img info -U -f FORMAT --output=json --backing-chain -- FILE
     sh, timeout, stat, awk, df, ln, mktemp, test, cat, head, tail, grep, date, nproc, pgrep, rm, sleep, ls, id
+    push, snapshot: domjobinfo UUID --completed --keep-completed, snapshot-create, blockcommit, qemu-nbd
+    restore: create.py, survey.py, storage.py and target.py say theirs
     files: /proc/loadavg /proc/pressure/* /proc/PID/stat, libvirt's pid, log and socket folders
 """
 

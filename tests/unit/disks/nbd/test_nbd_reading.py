@@ -9,6 +9,7 @@ import nbd_rig as rig
 import pytest
 
 from vmconsole.disks.nbd import protocol
+from vmconsole.disks.nbd.client import NbdClient
 from vmconsole.disks.nbd.protocol import ReplyType
 from vmconsole.errors import Cancelled, HostError, HostUnreachable, ProtocolError
 from vmconsole.interfaces import Cancel
@@ -52,6 +53,16 @@ def test_requests_are_cut_at_multiples_and_bounded() -> None:
     assert [(offset, len(piece)) for offset, piece in pieces] == [(1000, 24), (1024, 1024), (2048, 52)]
 
 
+@pytest.mark.parametrize(("length", "expected"), [(1024, 4), (16, 32)])
+def test_what_is_under_way_is_bounded_in_bytes_and_in_number(length: int, expected: int) -> None:
+    stream = rig.Script(rig.hello(1 << 30) + rig.data(1, 0, bytes(length)))
+    client = NbdClient.connect(stream, "vda")
+    stream.heard.clear()
+    ranges = ((at * 4096, length) for at in range(10_000))
+    next(client.read(ranges, request_size=1024, in_flight=4))
+    assert len(stream.heard) == expected * protocol.REQUEST.size
+
+
 def test_unaligned_ranges_are_widened_to_blocks_and_trimmed() -> None:
     answers = rig.data(1, 512, bytes(88) + b"x" * 100 + bytes(324)) + rig.hole(2, 2048, 512)
     client = rig.client(SIZE, answers, sizes=(512, 4096, 1 << 20))
@@ -71,43 +82,49 @@ def test_ranges_outside_are_a_mistake_of_ours(wanted: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "answers",
+    ("answers", "words"),
     [
-        rig.data(2, 0, bytes(SIZE)),
-        rig.data(1, 1, bytes(SIZE)),
-        rig.data(1, 0, bytes(SIZE + 1)),
-        rig.data(1, SIZE, b"x", done=False),
-        rig.data(1, 2**64 - 1, b"x", done=False),
-        rig.data(1, 0, b""),
-        rig.data(1, 0, bytes(10)),
-        rig.data(1, 0, bytes(100), done=False) + rig.data(1, 99, bytes(SIZE - 99)),
-        rig.data(1, 100, bytes(100), done=False) + rig.data(1, 0, bytes(101), done=False),
-        rig.data(1, 0, bytes(100), done=False) + rig.hole(1, 0, 100, done=False),
-        rig.data(1, 0, bytes(100), done=False) + rig.finished(1),
-        rig.hole(1, 0, 0, done=False),
-        rig.hole(1, 0, 2**32 - 1),
-        rig.hole(1, 2**64 - 1, 1),
-        rig.finished(1),
-        rig.simple(1) + bytes(SIZE),
-        rig.status(1, 10, [(SIZE, 0)]),
-        protocol.chunk(ReplyType.NONE, 1, 4) + b"junk",
-        protocol.chunk(ReplyType.NONE, 1, 0, done=False),
-        protocol.chunk(ReplyType.OFFSET_DATA, 1, 2**32 - 1),
-        protocol.chunk(ReplyType.OFFSET_DATA, 1, 4) + b"junk",
-        protocol.chunk(ReplyType.OFFSET_HOLE, 1, 2**32 - 1),
-        protocol.STRUCTURED_REPLY.pack(protocol.STRUCTURED_REPLY_MAGIC, 1, 77, 1, 0),
-        protocol.chunk(ReplyType.ERROR, 1, 2**32 - 1),
-        protocol.chunk(ReplyType.ERROR, 1, 2) + b"xx",
-        protocol.chunk(ReplyType.ERROR, 1, 6) + protocol.ERROR.pack(5, 100),
-        rig.error(1, 0),
-        b"\0" * 20,
-        b"GET / HTTP/1.0\r\n\r\n12345",
-        b"".join(rig.data(1, at, b"x", done=False) for at in range(0, SIZE, 2)),
+        (rig.data(2, 0, bytes(SIZE)), "not sent"),
+        (rig.data(1, 1, bytes(SIZE)), "not asked for"),
+        (rig.data(1, 0, bytes(SIZE + 1)), "a piece of 4097 bytes"),
+        (rig.data(1, SIZE, b"x", done=False), "not asked for"),
+        (rig.data(1, 2**64 - 1, b"x", done=False), "not asked for"),
+        (rig.data(1, 0, b""), "a piece of 0 bytes"),
+        (rig.data(1, 0, bytes(10)), "without sending all"),
+        (rig.data(1, 0, bytes(100), done=False) + rig.data(1, 99, bytes(SIZE - 99)), "same bytes twice"),
+        (
+            rig.data(1, 100, bytes(100), done=False) + rig.data(1, 0, bytes(101), done=False),
+            "same bytes twice",
+        ),
+        (rig.data(1, 0, bytes(100), done=False) + rig.hole(1, 0, 100, done=False), "same bytes twice"),
+        (rig.data(1, 0, bytes(100), done=False) + rig.finished(1), "without sending all"),
+        (rig.hole(1, 0, 0, done=False), "not asked for"),
+        (rig.hole(1, 0, 2**32 - 1), "not asked for"),
+        (rig.hole(1, 2**64 - 1, 1), "not asked for"),
+        (rig.finished(1), "without sending all"),
+        (rig.simple(1) + bytes(SIZE), "an answer of kind -1"),
+        (rig.status(1, 10, [(SIZE, 0)]), "an answer of kind 5"),
+        (protocol.chunk(ReplyType.NONE, 1, 4) + b"junk", "an answer of kind 0"),
+        (protocol.chunk(ReplyType.NONE, 1, 0, done=False), "an answer of kind 0"),
+        (protocol.chunk(ReplyType.OFFSET_DATA, 1, 2**32 - 1), "a piece of 4294967287 bytes"),
+        (protocol.chunk(ReplyType.OFFSET_DATA, 1, 4) + b"junk", "a piece of -4 bytes"),
+        (protocol.chunk(ReplyType.OFFSET_HOLE, 1, 2**32 - 1), "4294967295 bytes long"),
+        (
+            protocol.STRUCTURED_REPLY.pack(protocol.STRUCTURED_REPLY_MAGIC, 1, 77, 1, 0),
+            "an answer of kind 77",
+        ),
+        (protocol.chunk(ReplyType.ERROR, 1, 2**32 - 1), "an error message of 4294967295"),
+        (protocol.chunk(ReplyType.ERROR, 1, 2) + b"xx", "an error message of 2"),
+        (protocol.chunk(ReplyType.ERROR, 1, 6) + protocol.ERROR.pack(5, 100), "does not fit"),
+        (rig.error(1, 0), "does not fit"),
+        (b"\0" * 20, "does not begin"),
+        (b"GET / HTTP/1.0\r\n\r\n12345", "does not begin"),
+        (b"".join(rig.data(1, at, b"x", done=False) for at in range(0, SIZE, 2)), "many pieces"),
     ],
 )
-def test_lies_in_answer_to_a_read(answers: bytes) -> None:
+def test_lies_in_answer_to_a_read(answers: bytes, words: str) -> None:
     tracemalloc.start()
-    with pytest.raises(ProtocolError):
+    with pytest.raises(ProtocolError, match=words):
         read(answers)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

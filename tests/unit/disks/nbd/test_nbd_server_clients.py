@@ -133,6 +133,17 @@ def test_contexts_count_for_their_own_export_only(by_hand: Raw) -> None:
     assert protocol.ERROR.unpack_from(by_hand.receive(length))[0] == protocol.Errno.EINVAL
 
 
+@pytest.mark.parametrize(("flags", "parts"), [(0, 3), (protocol.CommandFlag.REQ_ONE, 1)])
+def test_a_map_of_one_part_on_request(by_hand: Raw, flags: int, parts: int) -> None:
+    by_hand.ask(Option.STRUCTURED_REPLY)
+    by_hand.ask(Option.SET_META_CONTEXT, protocol.meta_request(b"vda", [BASE.encode()]))
+    by_hand.ask(Option.GO, go(b"vda"))
+    by_hand.send(protocol.request(Command.BLOCK_STATUS, 1, 4096, SIZE - 4096, flags))
+    _, _, kind, _, length = protocol.STRUCTURED_REPLY.unpack(by_hand.receive(20))
+    assert (kind, length) == (protocol.ReplyType.BLOCK_STATUS, 4 + 8 * parts)
+    assert protocol.DESCRIPTOR.unpack_from(by_hand.receive(length), 4) == (4 * rig.MIB - 4096, 0)
+
+
 @pytest.mark.parametrize("padding", [True, False])
 def test_the_old_way_in(path: Path, content: bytes, padding: bool) -> None:
     with Raw(path) as client:

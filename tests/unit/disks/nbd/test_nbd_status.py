@@ -67,29 +67,29 @@ def test_large_disks_are_asked_about_in_big_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    "answers",
+    ("answers", "words"),
     [
-        rig.status(2, 10, [(SIZE, 0)]),
-        rig.status(1, 12, [(SIZE, 0)]),
-        rig.status(1, 10, [(SIZE, 0)]),
-        rig.status(1, 10, [(SIZE, 0)], done=False) + rig.finished(1),
-        rig.status(1, 10, [(SIZE, 0)], done=False) * 2,
-        rig.status(1, 10, []),
-        rig.status(1, 10, [(0, 0)]),
-        rig.status(1, 10, [(SIZE, 0), (1, 0)]),
-        rig.status(1, 10, [(2**32 - 1, 0), (2**32 - 1, 1)]),
-        rig.finished(1),
-        rig.simple(1),
-        rig.data(1, 0, b"x"),
-        protocol.chunk(ReplyType.BLOCK_STATUS, 1, 2**32 - 4),
-        protocol.chunk(ReplyType.BLOCK_STATUS, 1, 7) + b"1234567",
-        protocol.chunk(ReplyType.BLOCK_STATUS, 1, 0),
-        rig.error(1, 5, done=False) * 10,
+        (rig.status(2, 10, [(SIZE, 0)]), "not asked"),
+        (rig.status(1, 12, [(SIZE, 0)]), "not chosen"),
+        (rig.status(1, 10, [(SIZE, 0)], done=False) * 2, "one twice"),
+        (rig.status(1, 10, [(SIZE, 0)]), "leaves a context out"),
+        (rig.status(1, 10, [(SIZE, 0)], done=False) + rig.finished(1), "leaves a context out"),
+        (rig.finished(1), "leaves a context out"),
+        (rig.simple(1), "leaves a context out"),
+        (rig.status(1, 10, []), "a map of 4 bytes"),
+        (rig.status(1, 10, [(0, 0)]), "empty range"),
+        (rig.status(1, 10, [(SIZE, 0), (1, 0)]), "goes on after the end"),
+        (rig.status(1, 10, [(2**32 - 1, 0), (2**32 - 1, 1)]), "goes on after the end"),
+        (rig.data(1, 0, b"x"), "an answer of kind 1"),
+        (protocol.chunk(ReplyType.BLOCK_STATUS, 1, 2**32 - 4), "a map of 4294967292 bytes"),
+        (protocol.chunk(ReplyType.BLOCK_STATUS, 1, 7) + b"1234567", "a map of 7 bytes"),
+        (protocol.chunk(ReplyType.BLOCK_STATUS, 1, 0), "a map of 0 bytes"),
+        (rig.error(1, 5, done=False) * 10, "does not end"),
     ],
 )
-def test_lies_about_the_map(answers: bytes) -> None:
+def test_lies_about_the_map(answers: bytes, words: str) -> None:
     tracemalloc.start()
-    with pytest.raises(ProtocolError):
+    with pytest.raises(ProtocolError, match=words):
         rig.client(SIZE, answers, contexts=(BASE, DIRTY)).block_status()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -66,7 +66,7 @@ OFF = replace(
 
 
 def gathered(guest: GuestFacts = GUEST, free: int = 100 * GIB) -> Gathered:
-    return Gathered(guest, "/i", free, agent_expected=True)
+    return Gathered(guest, "/i", free)
 
 
 def disk_point(disk: DiskFacts, bitmap: str = CHECKPOINT.name) -> DiskPoint:

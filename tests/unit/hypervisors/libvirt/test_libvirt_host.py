@@ -190,6 +190,36 @@ def test_an_unknown_guest_and_a_uuid_that_is_none(fake: FakeHost) -> None:
     assert len(fake.log) == before
 
 
+@pytest.mark.parametrize("command", ["domstate", "domjobinfo", "checkpoint-list", "snapshot-list"])
+def test_what_libvirt_does_not_answer_is_not_taken_for_none(fake: FakeHost, command: str) -> None:
+    """An empty list of checkpoints would mean terabytes read for nothing, a lost job two at once."""
+    settings = LibvirtSettings(scratch=str(fake.folder))
+    fake.write(f"fail.{command}", "error: Timed out during operation: cannot acquire state change lock\n")
+    with pytest.raises(GuestBusy):
+        gather(fake.machine, settings, UUID)
+    fake.write(f"fail.{command}", "error: End of file while reading data: Input/output error\n")
+    with pytest.raises(HostError):
+        gather(fake.machine, settings, UUID)
+
+
+def test_a_checkpoint_that_cannot_be_sized_now_is_not_called_broken(fake: FakeHost) -> None:
+    name = "vmconsole-deadbeef-1"
+    fake.write("checkpoints", f"{name}\n")
+    fake.write(f"checkpoint.{name}", (RECORDED / "checkpoint.xml").read_text())
+    settings = LibvirtSettings(scratch=str(fake.folder))
+    # Its file is missing: libvirt answers, and has no size.
+    assert gather(fake.machine, settings, UUID).guest.checkpoints[0].dirty == {}
+    fake.write("fail.checkpoint-dumpxml", "\nerror: cannot acquire state change lock\n")
+    with pytest.raises(GuestBusy):
+        gather(fake.machine, settings, UUID)
+
+
+def test_libvirt_drivers_without_snapshots_have_none(fake: FakeHost) -> None:
+    words = "error: this function is not supported by the connection driver: virDomainSnapshotNum\n"
+    fake.write("fail.snapshot-list", words)
+    assert gather(fake.machine, LibvirtSettings(scratch=str(fake.folder)), UUID).guest.snapshots == ()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -43,7 +43,6 @@ def test_incremental_full_and_skipped_side_by_side() -> None:
     assert found.method == "pull"
     assert found.facts.bases == dict.fromkeys(("vda", "vdb"), "vmconsole-deadbeef-run1")
     assert found.facts.old_sizes == dict.fromkeys(("vda", "vdb"), 10 * GIB)
-    assert found.facts.superseded == ("vmconsole-deadbeef-run1",)
     assert found.guest.host == "kvm1"
 
 
