@@ -29,4 +29,5 @@ say "lint, types, import contracts"
 "$bin/mypy"
 "$bin/lint-imports"
 say "tests"
-exec "$bin/python" -m pytest
+# A file's tests stay together: many share a guest.
+exec "$bin/python" -m pytest -n 2 --dist loadfile --durations=10

@@ -56,10 +56,12 @@ class Session:
         self.workers = Workers(self.settings.chunk_size)
 
     @contextmanager
-    def _changing(self) -> Iterator[Ledger]:
-        """Change the repository, alone."""
+    def _changing(self, draft: Draft | None = None) -> Iterator[Ledger]:
+        """Change the repository, alone; for a draft only as long as it is neither committed nor given up."""
         with self.access.locked():
             self._raise_again()
+            if draft is not None and self._drafts.get(draft.name) is not draft:
+                raise BackupFailed(f"Archive {draft.name} is not being written any more.", subject=draft.name)
             try:
                 yield self._ledger
             except BaseException as error:
@@ -103,14 +105,14 @@ class Session:
         """
         access, size = self.access, len(data)
         id_ = access.codec.id_of(data)
-        with self._changing() as ledger:
+        with self._changing(draft) as ledger:
             if ledger.hold(draft.holdings, id_, size):
                 return id_, 0
         frame = access.codec.compress(data)
-        with self._changing():
+        with self._changing(draft):
             nonce = access.sealer.reserve(len(frame))
         stored = access.sealer.seal(frame, nonce)
-        with self._changing() as ledger:
+        with self._changing(draft) as ledger:
             if ledger.hold(draft.holdings, id_, size):
                 return id_, 0
             ledger.put(draft.holdings, id_, size, stored)
@@ -130,7 +132,7 @@ class Session:
     def store_zero(self, draft: Draft, length: int) -> bytes:
         """The id of a chunk of zeros, which the repository then has."""
         id_ = self.access.codec.zero_id(length)
-        with self._changing() as ledger:
+        with self._changing(draft) as ledger:
             if ledger.hold(draft.holdings, id_, length):
                 return id_
         self.store(draft, zeros(length))
@@ -144,7 +146,7 @@ class Session:
         When this raises after the connection was lost the archive may exist all the same.
         """
         access = self.access
-        with self._changing() as ledger:
+        with self._changing(draft) as ledger:
             self._assert_locked()
             ledger.begin()
             listing = MemberList(ledger.cache, access.key)

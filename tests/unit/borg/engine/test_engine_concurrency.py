@@ -73,7 +73,9 @@ def test_a_commit_covers_what_others_have_stored_so_far(lab: Lab) -> None:
     assert lab.read(name(0, "db")) == noise(4 * CHUNK) + noise(4 * CHUNK, 1) + noise(4 * CHUNK, 2)
 
 
-def test_what_is_left_when_the_other_one_never_finishes(lab: Lab) -> None:
+@pytest.mark.parametrize("attempt", range(5))
+def test_what_is_left_when_the_other_one_never_finishes(lab: Lab, attempt: int) -> None:
+    """Its chunks are still on their way through the workers when the session closes."""
     with lab.repository.writer(lab.context) as writer:
         slow = writer.archive(name(0, "db"))
         slow.disk(DISK, SIZE).data(0, noise(4 * CHUNK))

@@ -14,6 +14,7 @@ from libvirt_fake import JOB, UUID, FakeHost, make_fake_host
 from libvirt_samples import RECORDED
 
 from vmconsole.errors import (
+    GuestBusy,
     GuestNotFound,
     HostError,
     NotPermitted,
