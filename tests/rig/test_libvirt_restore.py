@@ -347,6 +347,54 @@ def test_starting_without_the_network_is_refused_before_anything_is_made(
     assert not list(place.iterdir())
 
 
+# --- hosts that are not like the old one ---
+
+
+def edited(source, *changes: tuple[str, str]) -> dict[str, bytes]:
+    document = source.files["config/libvirt.xml"].decode()
+    for old, new in changes:
+        assert old in document
+        document = document.replace(old, new)
+    return {"config/libvirt.xml": document.encode()}
+
+
+def test_an_unknown_machine_type_becomes_the_newest_of_its_kind(
+    lab: Lab, source, bench: Bench, place: Path
+) -> None:
+    machine = source.guest.xml("--inactive").find("os/type").get("machine")
+    files = edited(source, (machine, "pc-q35-99.9"), ("/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm"))
+
+    target = create_guest(bench.virsh, source.point, files, GuestRestore("newer", str(place)), bench.context)
+    notes = "\n".join(target.notes)
+    assert "pc-q35-99.9" in notes
+    assert "/usr/libexec/qemu-kvm" in notes
+    for disk in source.point.disks:
+        fill(target, source.raws, disk)
+    target.finish()
+
+    guest = adopt(lab, "newer")
+    try:
+        assert guest.xml("--inactive").find("os/type").get("machine") == machine
+        assert guest.xml("--inactive").findtext("devices/emulator") == "/usr/bin/qemu-system-x86_64"
+    finally:
+        guest.remove()
+
+
+@pytest.mark.parametrize(
+    "change", [("arch='x86_64'", "arch='vax'"), ("<vcpu", "<vcpu current='x'"), ("type='qemu'", "type='xen'")]
+)
+def test_a_guest_this_host_cannot_run_is_refused_before_anything_is_made(
+    lab: Lab, source, bench: Bench, place: Path, change: tuple[str, str]
+) -> None:
+    with pytest.raises(RestoreFailed) as caught:
+        create_guest(
+            bench.virsh, source.point, edited(source, change), GuestRestore("odd", str(place)), bench.context
+        )
+    assert caught.value.hint
+    assert bench.journal.count == 0
+    assert not list(place.iterdir())
+
+
 # --- over SSH ---
 
 

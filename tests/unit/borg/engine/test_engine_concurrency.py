@@ -111,6 +111,18 @@ def test_abort_leaves_nothing(lab: Lab, commits: int) -> None:
     lab.assert_clean()
 
 
+def test_a_chunk_that_comes_too_late_is_refused_and_breaks_nothing(lab: Lab) -> None:
+    with lab.repository.writer(lab.context) as writer:
+        given_up = writer.archive(name(0, "db"))
+        session, draft = given_up._session, given_up._draft  # type: ignore[attr-defined] - the engine's own writer
+        given_up.abort()
+        for late in (lambda: session.store(draft, noise(CHUNK)), lambda: session.store_zero(draft, CHUNK)):
+            with pytest.raises(BackupFailed, match="not being written any more"):
+                late()
+        fill_archive(writer.archive(name(1)), name(1), SIZE, lambda disk: disk.data(0, noise(SIZE)))
+    lab.assert_clean()
+
+
 def test_an_aborted_session_takes_its_segments_along(lab: Lab) -> None:
     before = sorted(path.name for path in (lab.path / "data" / "0").iterdir())
     with lab.repository.writer(lab.context) as writer:
