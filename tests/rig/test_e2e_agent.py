@@ -39,7 +39,6 @@ def shared(lab: Lab) -> Iterator[Guest]:
 def guest(shared: Guest) -> Iterator[Guest]:
     """With its real agent afterwards."""
     yield shared
-    shared.agent_program("wake")
     shared.agent_program("real")
     shared.virsh("guest-agent-timeout", "--timeout", "-2")
     drop_checkpoints(shared)

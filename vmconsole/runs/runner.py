@@ -22,7 +22,7 @@ from vmconsole.errors import (
     ParentUnusable,
     VmconsoleError,
 )
-from vmconsole.events import Event, EventSink, GuestFailed, RunFinished, RunStarted, Warned
+from vmconsole.events import Event, EventSink, GuestFailed, RunFinished, RunStarted, Warned, step
 from vmconsole.interfaces import (
     Cancel,
     Clock,
@@ -38,6 +38,7 @@ from vmconsole.model.guest import Guest
 from vmconsole.model.point import RestorePoint
 from vmconsole.model.run import RunState
 from vmconsole.runs.backup import back_up, guest_points, with_full_rule
+from vmconsole.runs.cleanup import clean, dead_entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class Runner:
     def backup(self, targets: Sequence[Target], subject: str) -> Outcome:
         """Back up the targets, each repository opened once. Never raises for a guest's own failure."""
         with self.run("backup", subject) as (context, outcome):
+            self._clean_up(targets, context)
             by_repository = itertools.groupby(
                 sorted(targets, key=lambda target: target.repository.name), lambda target: target.repository
             )
@@ -94,6 +96,18 @@ class Runner:
                 except VmconsoleError as error:
                     self._fail(repository.name, error, context, outcome)
         return outcome
+
+    def _clean_up(self, targets: Sequence[Target], context: Context) -> None:
+        """Undo what dead runs left on the targets' hosts: their job, or a late freeze, is in our way."""
+        hosts = {target.guest.host: target.hypervisor for target in targets}
+        if not any(entry.host in hosts for entry in dead_entries(self._store)):
+            return
+        with step(context.events, context.run, "", "clean up"):
+            for left in clean(self._store, hosts.__getitem__, hosts):
+                if not left.done:
+                    message = f"What run {left.entry.run} left could not be removed: {left.detail}"
+                    hint = "The next backup tries again; or now: vmconsole doctor --clean"
+                    context.events(Warned(context.run, left.entry.host, message, hint))
 
     @contextmanager
     def run(self, kind: str, subject: str) -> Iterator[tuple[Context, Outcome]]:

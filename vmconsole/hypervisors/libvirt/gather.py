@@ -118,7 +118,9 @@ def _require_answers(answers: Mapping[str, Section], host: str) -> None:
         error = failure(answer.errors, host=host, what=f"virsh ({label})", status=answer.status)
         unheard = answer.status == 124 or isinstance(error, GuestBusy)
         optional = label.startswith(("checkpoint ", "sized ")) or label in ("inactive", "backup")
-        if unheard or not (optional or "not supported" in answer.errors):
+        # libvirt has no job to tell of for a guest that is off, and calls that an error.
+        refused = "not supported" in answer.errors or "domain is not running" in answer.errors
+        if unheard or not (optional or refused):
             raise error
 
 

@@ -112,9 +112,16 @@ stop_watching() {
     watcher=
 }
 
-# For children: stay, so that our number is not given to somebody else before the shell ends us.
+# For the watcher: a second that ends with it, and that nobody who reads our output waits for.
+nap() {
+    sleep 1 >/dev/null &
+    nap=$!
+    wait "$nap"
+}
+
+# For the watcher: stay, so that its number is not given to somebody else before the shell ends it.
 linger() {
-    while kill -0 $$ 2>/dev/null; do sleep 1 >/dev/null; done
+    while kill -0 $$ 2>/dev/null; do nap; done
     exit 0
 }
 
@@ -125,9 +132,9 @@ free_bytes() {
 }
 
 watch() {
+    trap 'kill "$nap" 2>/dev/null; exit 0' TERM
     turn=0
-    # Not with our standard output: whoever waits for its end should not wait for a nap's.
-    while sleep 1 >/dev/null; do
+    while nap; do
         turn=$((turn + 1))
         kill -0 $$ 2>/dev/null || { undo "$@"; exit 0; }
         free=$(free_bytes)

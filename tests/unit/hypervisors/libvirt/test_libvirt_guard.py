@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -215,9 +216,17 @@ def test_a_job_that_libvirt_began_although_the_answer_was_lost_is_ended(host: Fa
     guard = start()
     with pytest.raises(HostError):
         cut(guard)
-    host.write("job", JOB)
-    host.write("checkpoints", f"{CHECKPOINT}\n")
+    looked = host.called("backup-dumpxml")
+
+    def begin_late() -> None:
+        wait_until(lambda: host.called("backup-dumpxml") > looked + 2, "the guard to look for the job")
+        host.write("checkpoints", f"{CHECKPOINT}\n")
+        host.write("job", JOB)
+
+    libvirtd = threading.Thread(target=begin_late)
+    libvirtd.start()
     assert guard.rollback()
+    libvirtd.join()
     assert not host.exists("job")
     assert host.read("checkpoints") == ""
 
@@ -271,10 +280,13 @@ def test_a_guest_paused_by_an_io_error_goes_on(host: FakeHost, start: Start) -> 
         guard.explain()
 
 
+@pytest.mark.slow
 def test_a_guest_that_was_paused_by_an_io_error_before_stays_so(host: FakeHost, start: Start) -> None:
     host.write("state", "paused (I/O error)\n")
     guard = start()
     cut(guard)
+    asked = host.called("domstate")
+    wait_until(lambda: host.called("domstate") > asked, "the watcher to look")
     guard.explain()
     assert guard.rollback()
     assert not host.called("resume")
