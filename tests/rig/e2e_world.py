@@ -37,6 +37,7 @@ from vmconsole.remote.process import identity, is_dead
 from vmconsole.state.store import StateStore
 
 PASSPHRASE = "correct horse battery staple"
+BORG = Path(sys.executable).with_name("borg")
 CHILD = Path(__file__).with_name("e2e_child.py")
 TIMEOUT = 150.0
 """Seconds for a command; one takes two on an idle machine."""
@@ -206,8 +207,9 @@ class World:
                 "scratch_reserve": "64 MiB",
             }
             parts.append(_table(f"hosts.{name}", {**needed, **self.host_settings}))
-        repository = {"location": str(self.repository), "lock_wait": "20 s", "passphrase": {"file": "passphrase"}}
-        parts.append(_table("repositories.main", {**repository, **self.repository_settings}))
+        repository = {"location": str(self.repository), "passphrase": {"file": "passphrase"}}
+        more = {"lock_wait": "20 s", **self.repository_settings}
+        parts.append(_table("repositories.main", {**repository, **more}))
         self.config.write_text("\n".join(parts))
 
     # --- its command line ---
@@ -242,7 +244,7 @@ class World:
 
     @contextmanager
     def held(self, guest: Guest, **at: Any) -> Iterator[Child]:
-        """A backup that is held at the first event that says so: held(guest, event="step_started", step="read")."""
+        """A backup that is held at the first event that has all of `at`, such as event="step_started"."""
         child = self.start("backup", guest.uuid, trap={"do": "hold", "at": at})
         try:
             child.await_trap()
@@ -291,9 +293,11 @@ class World:
 
     # --- stock Borg ---
 
-    def borg(self, *args: str, check: bool = True, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[bytes]:
+    def borg(
+        self, *args: str, check: bool = True, timeout: float = TIMEOUT
+    ) -> subprocess.CompletedProcess[bytes]:
         """The borg command, as anybody without vmconsole would run it; {} in args is the repository."""
-        argv = [str(Path(sys.executable).with_name("borg")), *(word.replace("{}", str(self.repository)) for word in args)]
+        argv = [str(BORG), *(word.replace("{}", str(self.repository)) for word in args)]
         done = subprocess.run(
             argv, env={**self.environment, "BORG_PASSPHRASE": PASSPHRASE}, stdin=subprocess.DEVNULL,
             capture_output=True, timeout=timeout, check=False, cwd=self.folder,

@@ -7,8 +7,11 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lab.control import GuestSilent
+from lab.guest import Guest
 from libvirt_bench import Bench
 
+from vmconsole.errors import VmconsoleError
 from vmconsole.hypervisors.libvirt.host import LibvirtHost
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.interfaces import Context, DiskExport, Export, ExportOptions, ExportPlan
@@ -128,3 +131,31 @@ def _disk_point(disk: DiskExport) -> DiskPoint:
         process=disk.process,
         bytes_dirty=disk.bytes_dirty,
     )
+
+
+def same(shelf: Shelf, guest: Guest, disk: str, tmp_path: Path) -> bool:
+    """Whether the stored image is the disk as it is now. Nothing may write to it meanwhile."""
+    return shelf.image(disk).read_bytes() == guest.raw_copy(disk, tmp_path / f"{disk}.now").read_bytes()
+
+
+def problem(export: Export) -> VmconsoleError | None:
+    """What check() says."""
+    try:
+        export.check()
+    except VmconsoleError as error:
+        return error
+    return None
+
+
+def started(guest: Guest) -> bool:
+    try:
+        return guest.sh("[ -e /var/run/ready ] && echo yes", check=False, timeout=0.5) == "yes\n"
+    except GuestSilent:
+        return False
+
+
+def only_our_checkpoint(guest: Guest, shelf: Shelf) -> str:
+    (name,) = guest.checkpoints()
+    assert name.startswith("vmconsole-01234567-")
+    assert shelf.points[0].disks[0].bitmap == name
+    return name

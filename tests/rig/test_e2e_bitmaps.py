@@ -1,5 +1,5 @@
-"""Bitmaps and checkpoints that broke, vanished or belong to others: an increment is proven or it is a full read,
-disk by disk, it says so, and what is restored is right either way."""
+"""Bitmaps and checkpoints that broke, vanished or belong to others: an increment is proven, or it is a full
+read, disk by disk; it says so, and what is restored is right either way."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def test_a_bitmap_gone_from_one_disk_makes_that_disk_full_and_says_so(
     e2e.borg_check()
 
 
-def test_after_qemu_was_killed_everything_is_read_and_says_so(e2e: World, guest: Guest, tmp_path: Path) -> None:
+def test_after_qemu_was_killed_everything_is_read_and_says_so(
+    e2e: World, guest: Guest, tmp_path: Path
+) -> None:
     change(guest, 1)
     e2e.backup(guest)
     guest.kill_qemu()
@@ -109,7 +111,7 @@ def test_after_qemu_was_killed_everything_is_read_and_says_so(e2e: World, guest:
 
 
 def test_a_failed_start_breaks_one_bitmap_only(e2e: World, guest: Guest, tmp_path: Path) -> None:
-    """libvirt opens the disks one after the other; a lock on the second leaves the first one's bitmap in use."""
+    """libvirt opens one disk after the other; a lock on the second leaves the first one's bitmap in use."""
     change(guest, 1)
     e2e.backup(guest)
     guest.poweroff()
@@ -134,7 +136,9 @@ def test_a_failed_start_breaks_one_bitmap_only(e2e: World, guest: Guest, tmp_pat
     next_is_incremental(e2e, guest, tmp_path, 3)
 
 
-def test_a_guest_that_was_off_and_on_again_stays_incremental(e2e: World, guest: Guest, tmp_path: Path) -> None:
+def test_a_guest_that_was_off_and_on_again_stays_incremental(
+    e2e: World, guest: Guest, tmp_path: Path
+) -> None:
     change(guest, 1)
     e2e.backup(guest)
     guest.poweroff()
@@ -186,7 +190,9 @@ def test_a_domain_that_was_defined_anew(e2e: World, guest: Guest, tmp_path: Path
     next_is_incremental(e2e, guest, tmp_path, 4)
 
 
-def test_a_disk_added_while_running_is_full_beside_the_others(e2e: World, lab: Lab, make_guest: MakeGuest, tmp_path: Path) -> None:
+def test_a_disk_added_while_running_is_full_beside_the_others(
+    e2e: World, lab: Lab, make_guest: MakeGuest, tmp_path: Path
+) -> None:
     guest = make_guest(disks=DISKS)
     change(guest, 1)
     e2e.backup(guest)
@@ -215,12 +221,15 @@ def test_a_disk_added_while_running_is_full_beside_the_others(e2e: World, lab: L
     assert again.point["bytes_read"] == 0
 
 
-def test_foreign_checkpoints_and_other_repositories_are_left_alone(e2e: World, guest: Guest, tmp_path: Path) -> None:
+def test_foreign_checkpoints_and_other_repositories_are_left_alone(
+    e2e: World, guest: Guest, tmp_path: Path
+) -> None:
     foreign = ("nightly-1", "virtnbdbackup.0", "vmconsole-ffffffff-20260101T000000-aaaa")
     for name in foreign:
         guest.virsh(
             "checkpoint-create", "/dev/stdin",
-            stdin=f"<domaincheckpoint><name>{name}</name><disks><disk name='vda'/><disk name='vdb'/></disks></domaincheckpoint>",
+            stdin=f"<domaincheckpoint><name>{name}</name><disks><disk name='vda'/><disk name='vdb'/></disks>"
+            "</domaincheckpoint>",
         )  # fmt: skip
     try:
         change(guest, 1)
@@ -238,17 +247,18 @@ def test_a_running_job_of_another_program_is_left_alone(e2e: World, guest: Guest
     change(guest, 1)
     e2e.backup(guest)
     before = guest.checkpoints()
-    socket = guest.host.run(["sh", "-c", "echo /var/lib/libvirt/qemu/domain-*-bits/"]).stdout.split()[0] + "other.sock"
+    folder = guest.host.run(["sh", "-c", "echo /var/lib/libvirt/qemu/domain-*-bits"]).stdout.strip()
     guest.virsh(
         "backup-begin", "/dev/stdin",
-        stdin=f"<domainbackup mode='pull'><server transport='unix' socket='{socket}'/></domainbackup>",
+        stdin=f"<domainbackup mode='pull'><server transport='unix' socket='{folder}/other.sock'/></domainbackup>",
     )  # fmt: skip
     try:
         change(guest, 2)
         refused = e2e.backup(guest, expect=1).fails("GuestBusy")
         assert "another program" in refused["message"]
         assert "other.sock" in refused["message"]
-        assert "another program" in e2e.run("backup", "--dry-run", guest.uuid, expect=1).documents[0]["plan"][0]["message"]
+        (forecast,) = e2e.run("backup", "--dry-run", guest.uuid, expect=1).document["plan"]
+        assert "another program" in forecast["message"]
         e2e.clean()
         assert guest.job() == "Unbounded", "somebody else's job was ended"
         assert guest.checkpoints() == before

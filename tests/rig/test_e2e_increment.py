@@ -23,6 +23,7 @@ DISKS = (
     DiskSpec("vdb"),
     DiskSpec("vdc", detect_zeroes="unmap"),
 )
+STEPS = ("plan", "lock", "freeze", "cut", "thaw", "read", "release", "commit", "advance")
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +105,14 @@ def test_full_and_increments_of_two_disks_that_are_written_in_lockstep(
     assert 2 * MIB <= newest["bytes_read"] <= 1.1 * newest["bytes_dirty"]
     assert newest["bytes_dirty"] < 16 * MIB
     assert {disk["parent"] for disk in newest["disks"]} == {oldest["archive_id"]}
-    assert {"plan", "lock", "freeze", "cut", "thaw", "read", "release", "commit", "advance"} <= set(increment.steps())
+    assert set(STEPS) <= set(increment.steps())
     assert leftovers(guest) == [f"checkpoint {newest['disks'][0]['bitmap']}"]
     assert e2e.journal() == []
 
 
-def test_an_increment_reads_what_the_host_itself_counts_as_dirty(e2e: World, guest: Guest, tmp_path: Path) -> None:
+def test_an_increment_reads_what_the_host_itself_counts_as_dirty(
+    e2e: World, guest: Guest, tmp_path: Path
+) -> None:
     e2e.backup(guest)
     for number in range(20):
         guest.pattern("vdb", number * 3 * MIB + 12288, 8192, seed=number)  # scattered, small
@@ -126,27 +129,29 @@ def test_an_increment_reads_what_the_host_itself_counts_as_dirty(e2e: World, gue
     same_as_now(guest, e2e.restore(made.archive), ("vdb", "vdc"), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("disk", "how"),
-    [("vdb", "write"), ("vdb", "zeroout"), ("vdb", "discard"), ("vdc", "write"), ("vdc", "discard")],
-    ids=["plain", "write-zeroes", "discard", "detect-zeroes", "detect-zeroes and discard"],
-)
-def test_sixteen_mebibytes_overwritten_with_zeros_are_zeros(
-    e2e: World, guest: Guest, disk: str, how: str, tmp_path: Path
-) -> None:
-    guest.pattern(disk, 4 * MIB, 32 * MIB, seed=7)
+def test_sixteen_mebibytes_overwritten_with_zeros_are_zeros(e2e: World, guest: Guest, tmp_path: Path) -> None:
+    """vdc: the host turns written zeros into holes (detect_zeroes=unmap). vdb: it does not."""
+    changes = [("vdb", "write"), ("vdb", "zeroout"), ("vdb", "discard"), ("vdc", "write"), ("vdc", "discard")]
+    places = {
+        change: [one for one in changes if one[0] == change[0]].index(change) * 17 * MIB for change in changes
+    }
+    for disk in ("vdb", "vdc"):
+        guest.pattern(disk, 0, 56 * MIB, seed=7)
     e2e.backup(guest)
-    guest.zero(disk, 8 * MIB, 16 * MIB, how)
-    guest.pattern(disk, 15 * MIB, MIB, seed=8)
+    for (disk, how), offset in places.items():
+        guest.zero(disk, offset, 16 * MIB, how)
+        guest.pattern(disk, offset + 8 * MIB, 65536, seed=8)
     guest.sync()
     increment = e2e.backup(guest)
 
     assert increment.point["mode"] == "incremental"
-    images = e2e.restore(increment.archive, disk)
-    assert zeros(images[disk], 8 * MIB, 7 * MIB)
-    assert zeros(images[disk], 16 * MIB, 8 * MIB)
-    same_as_now(guest, images, (disk,), tmp_path)
-    assert e2e.borg_sha256(increment.archive, disk) == sha256(images[disk])
+    images = e2e.restore(increment.archive, "vdb", "vdc")
+    for (disk, how), offset in places.items():
+        assert zeros(images[disk], offset, 8 * MIB), (disk, how)
+        assert zeros(images[disk], offset + 8 * MIB + 65536, 8 * MIB - 65536), (disk, how)
+        assert not zeros(images[disk], offset + 16 * MIB, MIB), (disk, how)
+        assert e2e.borg_sha256(increment.archive, disk) == sha256(images[disk])
+    same_as_now(guest, images, ("vdb", "vdc"), tmp_path)
 
 
 def test_what_a_file_system_trims_is_zeros(e2e: World, guest: Guest, tmp_path: Path) -> None:
@@ -172,7 +177,8 @@ def test_a_disk_that_grew_while_running(e2e: World, make_guest: Callable[..., Gu
     increment = e2e.backup(guest)
 
     vda, vdb = e2e.newest(guest)["disks"]
-    assert (vda["mode"], vda["size"], vdb["mode"], vdb["size"]) == ("incremental", 24 * MIB, "incremental", 16 * MIB)
+    assert (vda["mode"], vda["size"]) == ("incremental", 24 * MIB)
+    assert (vdb["mode"], vdb["size"]) == ("incremental", 16 * MIB)
     same_as_now(guest, e2e.restore(increment.archive), ("vda", "vdb"), tmp_path)
     e2e.borg_check("--verify-data")
     after = e2e.backup(guest)

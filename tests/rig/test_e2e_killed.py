@@ -1,4 +1,4 @@
-"""kill -9 of the backup at every step: the host is as it was, the repository is clean, the next backup is right."""
+"""kill -9 of the backup at every step: the host is as it was, the repository clean, the next backup right."""
 
 from __future__ import annotations
 
@@ -57,7 +57,6 @@ def at(event: str, step: str) -> dict[str, Any]:
 KILLS = {
     "plan": at("step_started", "plan"),
     "lock": at("step_started", "lock"),
-    "locked": at("step_finished", "lock"),
     "freeze": at("step_started", "freeze"),
     "frozen": at("step_finished", "freeze"),
     "cut": at("step_started", "cut"),
@@ -73,12 +72,25 @@ KILLS = {
 }
 
 
+def archives_of(world: World) -> set[str]:
+    """As stock borg lists them, checkpoints included."""
+    return set(world.borg("list", "--short", "--consider-checkpoints", "{}").stdout.decode().split())
+
+
 def strange(guest: Guest, committed: set[str]) -> list[str]:
+    """What is left on the host besides the checkpoints that restore points know."""
     return [line for line in leftovers(guest) if line not in {f"checkpoint {name}" for name in committed}]
 
 
+def place(seed: int) -> int:
+    return seed % 20 * MIB
+
+
 def next_backup_is_right(world: World, guest: Guest, seed: int, archives: set[str]) -> None:
-    """Incremental, in lockstep, with what was written before the kill, and the only new archive."""
+    """Incremental, in lockstep, with what was written before the kill, and the only new archive.
+
+    Afterwards nothing is left but its checkpoint.
+    """
     at_least = guest.lockstep_step()
     made = world.backup(guest)
     assert made.point["mode"] == "incremental", f"{made}"
@@ -87,26 +99,16 @@ def next_backup_is_right(world: World, guest: Guest, seed: int, archives: set[st
     with images["vdb"].open("rb") as file:
         file.seek(place(seed))
         assert file.read(MIB) == pattern_bytes(place(seed), MIB, seed)
-    names = set(world.borg("list", "--short", "{}").stdout.decode().split())
-    assert names == archives | {made.archive}, "something half-written is in the repository"
-
-
-def kill_guards(guest: Guest) -> None:
-    """kill -9 of everything that guard.sh started on the host: also its watcher and the timer that thaws."""
-    found = guest.host.run(["sh", "-c", "grep -l vmconsole-[g]uard /proc/[0-9]*/cmdline 2>/dev/null"])
-    numbers = [path.split("/")[2] for path in found.stdout.split()]
-    assert numbers
-    guest.host.run(["kill", "-KILL", *numbers])
-
-
-def place(seed: int) -> int:
-    return seed % 20 * MIB
+    assert archives_of(world) == archives | {made.archive}, "something half-written is in the repository"
+    assert world.journal() == []
+    (only,) = leftovers(guest)
+    assert only.startswith("checkpoint vmconsole-")
 
 
 @pytest.mark.parametrize("when", KILLS)
 def test_killed_at(when: str, world: World, guest: Guest, seed: int) -> None:
     guest.pattern("vdb", place(seed), MIB, seed)
-    known = {point["archive"] for point in world.points(guest)}
+    known = archives_of(world)
     world.killed(guest, **KILLS[when])
 
     points = world.points(guest)
@@ -125,38 +127,63 @@ def test_killed_at(when: str, world: World, guest: Guest, seed: int) -> None:
     assert world.journal() == []
     world.borg_check()
     next_backup_is_right(world, guest, seed, archives)
-    assert world.journal() == []
-    assert leftovers(guest) == [f"checkpoint {world.newest(guest)['disks'][0]['bitmap']}"]
 
 
 def test_the_next_backup_comes_at_once(world: World, guest: Guest, seed: int) -> None:
     """The dead run's guard may be at work still, and its lock is in the repository."""
     guest.pattern("vdb", place(seed), MIB, seed)
-    archives = {point["archive"] for point in world.points(guest)}
-    world.killed(guest, event="disk_progress", disk="vdb", done=0)
+    archives = archives_of(world)
+    world.killed(guest, **KILLS["read"])
     next_backup_is_right(world, guest, seed, archives)
-    wait_for(lambda: len(leftovers(guest)) == 1, "the host to clean up by itself", GUARD_SECONDS)
-    world.clean()
-    assert world.journal() == []
     world.borg_check()
 
 
-@pytest.mark.parametrize("when", ["frozen", "read", "committed"])
-@pytest.mark.parametrize("how", ["doctor", "next backup"])
+def kill_guards(guest: Guest) -> None:
+    """kill -9 of all that guard.sh runs on the host: also its watcher and the timer that thaws."""
+    found = guest.host.run(["sh", "-c", "grep -l vmconsole-[g]uard /proc/[0-9]*/cmdline 2>/dev/null"])
+    numbers = [path.split("/")[2] for path in found.stdout.split()]
+    assert numbers
+    guest.host.run(["kill", "-KILL", *numbers])
+
+
+@pytest.mark.parametrize(
+    ("when", "how"),
+    [("read", "doctor"), ("read", "next backup"), ("committed", "doctor"), ("committed", "next backup")],
+)
 def test_killed_together_with_its_guard(when: str, how: str, world: World, guest: Guest, seed: int) -> None:
     """Nobody on the host knows any more; what is known is in the journal."""
     guest.pattern("vdb", place(seed), MIB, seed)
-    before = world.points(guest)
+    known = archives_of(world)
     with world.held(guest, **KILLS[when]) as child:
         kill_guards(guest)
         child.kill()
-    archives = {point["archive"] for point in world.points(guest)}
-    assert len(archives) == len(before) + (when == "committed")
+    archives = archives_of(world)
+    assert len(archives - known) == (when == "committed")
     if how == "doctor":
         world.clean()
         assert world.journal() == []
         assert [line for line in leftovers(guest) if not line.startswith("checkpoint")] == []
     next_backup_is_right(world, guest, seed, archives)
-    assert leftovers(guest) == [f"checkpoint {world.newest(guest)['disks'][0]['bitmap']}"]
-    assert world.journal() == []
     world.borg_check("--verify-data")
+
+
+@pytest.mark.parametrize("how", ["doctor", "next backup"])
+def test_killed_together_with_its_guard_while_the_agent_freezes(
+    how: str, world: World, guest: Guest, seed: int
+) -> None:
+    """The guest gets frozen when nobody is left to thaw it."""
+    guest.pattern("vdb", place(seed), MIB, seed)
+    archives = archives_of(world)
+    guest.agent_program("fake", "freeze-delay=2")
+    try:
+        with world.held(guest, **KILLS["freeze"]) as child:
+            kill_guards(guest)
+            child.kill()
+        wait_for(guest.frozen, "the agent to freeze the guest")
+        if how == "doctor":
+            world.clean()
+            assert not guest.frozen()
+            assert world.journal() == []
+        next_backup_is_right(world, guest, seed, archives)
+    finally:
+        guest.agent_program("real")

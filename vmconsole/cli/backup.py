@@ -1,64 +1,109 @@
 """Back up guests now.
 
-vmconsole backup web-01 kvm2/db        two guests
-vmconsole backup --group daily         what the group covers now
-vmconsole backup --all --dry-run       what would happen to every guest, and why
+  vmconsole backup web-01 kvm2/db        two guests
+  vmconsole backup --group daily         what the group covers now
+  vmconsole backup --all --dry-run       what would happen to every guest, and why
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 
+from vmconsole.cli.detached import start_in_background
+from vmconsole.cli.documents import plan_document
 from vmconsole.cli.format import size
 from vmconsole.cli.output import Output
 from vmconsole.cli.selection import all_points, group_guests, reachable_guests, targets
 from vmconsole.cli.services import Services
+from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, EXIT_FAILED, HostUnreachable, UsageError, VmconsoleError
 from vmconsole.model.guest import Guest, HostInventory
 from vmconsole.runs.names import find_guest
-from vmconsole.runs.runner import Target, forecast
+from vmconsole.runs.runner import Outcome, Target, forecast
 
 HELP = "back up guests now"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("guests", nargs="*", metavar="GUEST", help="name, host/name, or uuid")
+    parser.add_argument("guests", nargs="*", metavar="GUEST", help="name, host/name, or uuid (a prefix will do)")
     parser.add_argument("--group", "-g", metavar="GROUP", help="every guest of this group")
     parser.add_argument("--all", action="store_true", help="every guest of every host")
     parser.add_argument("--full", action="store_true", help="read everything, use no parent")
     parser.add_argument("--dry-run", "-n", action="store_true", help="say what would happen, change nothing")
     parser.add_argument(
-        "--detach", action="store_true", help="run in the background; follow with: vmconsole runs"
+        "--detach", action="store_true", help="run in the background; follow with: vmconsole runs --follow"
     )
 
 
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
     if sum((bool(args.guests), bool(args.group), args.all)) != 1:
         raise UsageError(
-            "Say what to back up: guests, or --group, or --all.", hint="See: vmconsole backup --help"
+            "Say what to back up: guests, or --group, or --all (one of these).",
+            hint="See: vmconsole backup --help",
         )
+    _check_configuration(args, services)
     if args.detach and not args.dry_run:
-        services.detach([argument for argument in sys.argv[1:] if argument != "--detach"])
-        output.note("Started in the background. Follow it with: vmconsole runs --follow")
-        return EXIT_DONE
-    seen, unreachable = reachable_guests(services)
+        return start_in_background(_again(args), services, output)
+    seen, unreachable = reachable_guests(services, output)
     chosen, subject = _choose(args, services, seen, unreachable)
     work = targets(services, chosen, args.group, full=args.full)
-    if args.dry_run:
-        return _dry_run(work, services, output)
-    with output.events() as sink:
-        outcome = services.runner([sink]).backup(work, subject)
+    code = _dry_run(work, services, output) if args.dry_run else _back_up(work, subject, services, output)
     if args.group or args.all:
         for host in unreachable:
-            output.error(HostUnreachable(f"Host {host.name} was left out: {host.error}", subject=host.name))
-        if unreachable and outcome.exit_code == EXIT_DONE:
+            output.error(
+                HostUnreachable(
+                    f"The guests of host {host.name} were left out: {host.error}",
+                    hint=f"Check the host with: vmconsole host check {host.name}",
+                    subject=host.name,
+                )
+            )
+        if unreachable and code == EXIT_DONE:
             return HostUnreachable.exit_code
-    shown = {name for name, _ in outcome.errors} & {target.guest.name for target in work}
-    for name, error in outcome.errors:
-        if name not in shown and not output.json:
+    return code
+
+
+def _check_configuration(args: argparse.Namespace, services: Services) -> None:
+    """What can be known to fail before any host is asked."""
+    config = services.config
+    if args.group:
+        config.group(args.group)
+    if not config.hosts:
+        raise UsageError(
+            "No host is configured yet.", hint="Add one with: vmconsole host add kvm1 root@kvm1.example"
+        )
+
+
+def _again(args: argparse.Namespace) -> list[str]:
+    """The same backup as a command line."""
+    if args.all:
+        what = ["--all"]
+    else:
+        what = [f"--group={args.group}"] if args.group else ["--", *args.guests]
+    return ["backup", *(["--full"] if args.full else []), *what]
+
+
+def _back_up(work: list[Target], subject: str, services: Services, output: Output) -> int:
+    with output.events(services, guests=len(work)) as watcher:
+        outcome = services.runner([watcher]).backup(work, subject)
+    for _, error in outcome.errors:
+        if error.message not in watcher.told:
             output.error(error)
+    if len(work) > 1 and not output.json:
+        output.note(_summary(outcome, len(work)))
     return outcome.exit_code
+
+
+def _summary(outcome: Outcome, guests: int) -> str:
+    points = outcome.points
+    parts = [f"{len(points)} of {guests} guests backed up"]
+    if outcome.warnings:
+        parts.append(f"{outcome.warnings} warning{'s' if outcome.warnings > 1 else ''}")
+    if points:
+        parts.append(
+            f"read {size(sum(point.total('bytes_read') for point in points))}, "
+            f"stored {size(sum(point.total('bytes_stored') for point in points))}"
+        )
+    return f"{', '.join(parts)}. Log: vmconsole runs {outcome.run}"
 
 
 def _choose(
@@ -70,66 +115,74 @@ def _choose(
     elif args.all:
         chosen, subject = seen, "all guests"
     else:
-        try:
-            found = {guest.uuid: guest for guest in (find_guest(name, seen) for name in args.guests)}
-        except UsageError as error:
-            if unreachable:
-                raise HostUnreachable(
-                    f"{error.message} Not asked, because out of reach: "
-                    + "; ".join(f"{host.name} ({host.error})" for host in unreachable),
-                    hint="Check the host with: vmconsole host check " + unreachable[0].name,
-                ) from error
-            raise
-        chosen = list(found.values())
+        chosen = _named(args.guests, seen, unreachable)
         subject = ", ".join(guest.name for guest in chosen)
     if not chosen:
         if unreachable:
             raise HostUnreachable(
-                "No guest to back up: " + "; ".join(f"{host.name}: {host.error}" for host in unreachable),
-                hint="Check the host with: vmconsole host check " + unreachable[0].name,
+                "There is no guest to back up. Out of reach: " + _out_of_reach(unreachable),
+                hint=f"Check the host with: vmconsole host check {unreachable[0].name}",
+                subject=unreachable[0].name,
             )
-        raise UsageError(f"There is no guest to back up in {subject}.", hint="See: vmconsole inventory")
+        if args.group:
+            raise UsageError(
+                f"Group {args.group} covers no guest now.",
+                hint="See the guests, their tags and hosts: vmconsole inventory --refresh",
+                subject=args.group,
+            )
+        raise UsageError(
+            f"There are no guests on {', '.join(services.config.hosts)}.",
+            hint="Does the login user see them? On the host: virsh list --all",
+        )
     return chosen, subject
 
 
+def _named(names: list[str], seen: list[Guest], unreachable: list[HostInventory]) -> list[Guest]:
+    try:
+        return list({guest.uuid: guest for guest in (find_guest(name, seen) for name in names)}.values())
+    except UsageError as error:
+        if not unreachable:
+            raise
+        raise HostUnreachable(
+            f"{error.message} It may be on a host that is out of reach: {_out_of_reach(unreachable)}",
+            hint=f"Check the host with: vmconsole host check {unreachable[0].name}",
+            subject=unreachable[0].name,
+        ) from error
+
+
+def _out_of_reach(unreachable: list[HostInventory]) -> str:
+    return "; ".join(f"{host.name} ({host.error})" for host in unreachable)
+
+
 def _dry_run(work: list[Target], services: Services, output: Output) -> int:
-    repositories = {target.repository.name for target in work}
-    points = {name: [point for _, point in all_points(services, name)] for name in repositories}
-    documents, rows, code = [], [], EXIT_DONE
-    for target, plan in forecast(work, points):
+    names = {target.repository.name for target in work}
+    points = {name: [point for _, point in all_points(services, output, name)] for name in names}
+    documents, rows, code, expected = [], [], EXIT_DONE, 0
+    with output.busy(f"Planning {len(work)} backups …"):
+        plans = list(forecast(work, points))
+    for target, plan in plans:
         if isinstance(plan, VmconsoleError):
             code = EXIT_FAILED
             documents.append({"guest": target.guest.name, "host": target.guest.host} | plan.as_json())
-            rows.append([f"✗ {target.guest.name}", target.guest.host, "–", "–", "–", plan.message])
+            why = "\n".join(filter(None, (f"✗ {plan.message}", plan.hint and f"→ {plan.hint}")))
+            rows.append((target.guest.name, target.guest.host, "–", "–", "–", why))
             continue
-        documents.append(
-            {
-                "guest": plan.guest.name,
-                "uuid": plan.guest.uuid,
-                "host": plan.guest.host,
-                "mode": plan.mode.value,
-                "reason": plan.reason or None,
-                "method": plan.method,
-                "method_reason": plan.method_reason or None,
-                "bytes_expected": plan.bytes_expected,
-                "warnings": list(plan.warnings),
-                "disks": [
-                    {
-                        "id": disk.id,
-                        "size": disk.size,
-                        "mode": disk.mode.value,
-                        "reason": disk.reason or None,
-                        "bytes_expected": disk.bytes_expected,
-                    }
-                    for disk in plan.disks
-                ],
-            }
-        )
-        why = "; ".join(filter(None, (plan.reason, plan.method_reason, *plan.warnings)))
-        rows.append(
-            [plan.guest.name, plan.guest.host, plan.mode.value, plan.method, size(plan.bytes_expected), why]
-        )
-    if output.json:
-        output.document({"plan": documents})
-    output.table(("guest", "host", "mode", "method", "to read", "why"), rows, right=("to read",))
+        documents.append(plan_document(plan))
+        expected += plan.bytes_expected
+        reasons = (plan.reason, plan.method_reason)
+        why = "\n".join(filter(None, ("; ".join(filter(None, reasons)), *(f"! {w}" for w in plan.warnings))))
+        row = (plan.guest.name, plan.guest.host, plan.mode.value, plan.method, size(plan.bytes_expected), why)
+        rows.append(row)
+    output.document({"plan": documents})
+    columns = (
+        Column("guest", least=16),
+        Column("host", drop=1),
+        Column("mode"),
+        Column("read by", drop=2),
+        Column("to read", right=True),
+        Column("why", below=True, least=40),
+    )
+    output.table(columns, rows)
+    if not output.json:
+        output.note(f"Nothing was changed. About {size(expected)} would be read.")
     return code

@@ -1,76 +1,127 @@
-"""Events as lines of text."""
+"""Events as lines of text, and stored events as events again."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 from vmconsole.cli.format import duration, size, visible, visible_lines
 from vmconsole.events import (
+    DiskProgress,
     Event,
     GuestFailed,
     GuestPlanned,
     PointMade,
     Restored,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    StepStarted,
     Waiting,
     Warned,
 )
 
+_KINDS: Mapping[str, type[Event]] = {
+    kind.kind: kind
+    for kind in (
+        DiskProgress,
+        GuestFailed,
+        GuestPlanned,
+        PointMade,
+        Restored,
+        RunFinished,
+        RunStarted,
+        StepFinished,
+        StepStarted,
+        Waiting,
+        Warned,
+    )
+}
+_CONSISTENCY = {"application": "application-consistent", "crash": "crash-consistent", "offline": "guest off"}
+
 
 def describe(event: Event) -> str:
-    """An event as text safe for a terminal, or nothing."""
+    """What a watcher is told of an event, safe for a terminal; nothing for steps and progress."""
     return _describe(_made_safe(event))
 
 
+def describe_in_full(event: Event) -> str:
+    """As describe(), with the steps and how long they took: the log of a run."""
+    safe = _made_safe(event)
+    match safe:
+        case RunStarted():
+            return f"{safe.what} {safe.subject}"
+        case StepFinished():
+            return f"  {safe.guest}: {safe.step} {duration(safe.seconds)}"
+        case RunFinished():
+            return f"{safe.state} after {duration(safe.seconds)}"
+    return _describe(safe)
+
+
+def event_from(document: Mapping[str, Any]) -> Event | None:
+    """A stored event; None for what this version does not know."""
+    kind = _KINDS.get(str(document.get("event", "")))
+    if kind is None:
+        return None
+    values = {field.name: document.get(field.name, "") for field in fields(kind)}
+    try:
+        event = kind(**values)
+        describe_in_full(event)
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    return event
+
+
+def unknown(document: Mapping[str, Any]) -> str:
+    """A stored event that this version cannot tell in its own words."""
+    return visible(json.dumps(document, ensure_ascii=False, default=str))
+
+
 def _describe(event: Event) -> str:
-    if isinstance(event, GuestPlanned):
-        why = f" ({event.reason})" if event.reason else ""
-        return (
-            f"▶ {event.guest} on {event.host}: {event.mode}{why}, about {size(event.bytes_expected)} to read"
-        )
-    if isinstance(event, PointMade):
-        return (
-            f"✓ {event.guest}: {event.mode}, {event.consistency} consistent, read {size(event.bytes_read)}, "
-            f"stored {size(event.bytes_stored)}, {duration(event.seconds)} → {event.archive}"
-        )
-    if isinstance(event, GuestFailed):
-        return f"✗ {event.guest}: {event.message}" + (f"\n  → {event.hint}" if event.hint else "")
-    if isinstance(event, Warned):
-        return f"! {event.subject}: {event.message}" + (f"\n  → {event.hint}" if event.hint else "")
-    if isinstance(event, Waiting):
-        return f"… waiting for {event.subject}: {event.reason}"
-    if isinstance(event, Restored):
-        return f"✓ {event.archive} → {event.target}, {size(event.bytes_written)}, {duration(event.seconds)}"
+    match event:
+        case GuestPlanned():
+            why = f" ({event.reason})" if event.reason else ""
+            return (
+                f"▶ {event.guest} on {event.host}: {event.mode}{why}, "
+                f"about {size(event.bytes_expected)} to read"
+            )
+        case PointMade():
+            return (
+                f"✓ {event.guest}: {event.mode}, {_CONSISTENCY.get(event.consistency, event.consistency)}, "
+                f"read {size(event.bytes_read)}, stored {size(event.bytes_stored)} in "
+                f"{duration(event.seconds)} → {event.archive}"
+            )
+        case GuestFailed():
+            return f"✗ {event.guest}: {event.message}" + _hint(event.hint)
+        case Warned():
+            return f"! {event.subject}: {event.message}" + _hint(event.hint)
+        case Waiting():
+            return f"… waiting for {event.subject}: {event.reason}"
+        case Restored():
+            return (
+                f"✓ {event.archive}: {size(event.bytes_written)} of data in {duration(event.seconds)} "
+                f"→ {event.target}"
+            )
     return ""
 
 
-def describe_stored(document: dict[str, Any]) -> str:
-    """A stored event as a line of `runs RUN`."""
-    known = {kind.kind: kind for kind in (GuestPlanned, PointMade, GuestFailed, Warned, Waiting, Restored)}
-    kind = str(document.get("event", ""))
-    values = {key: value for key, value in document.items() if key != "event"}
-    if kind in known:
-        try:
-            return describe(known[kind](**values))
-        except TypeError:
-            return json.dumps(document, ensure_ascii=False)
-    steps: dict[str, Callable[[], str]] = {
-        "step_finished": lambda: f"  {visible(values['guest'])}: {values['step']} {values['seconds']:.2f} s",
-        "run_started": lambda: f"{values['what']} {visible(values['subject'])}",
-        "run_finished": lambda: f"{values['state']} after {duration(values['seconds'])}",
-    }
-    try:
-        return steps[kind]() if kind in steps else ""
-    except (KeyError, TypeError, ValueError):
-        return json.dumps(document, ensure_ascii=False)
+def indented(message: str) -> str:
+    """Our own message of several lines, made safe. All but the first are indented: a name or an answer
+    with line feeds in it cannot look like a line of ours.
+    """
+    return visible_lines(message).replace("\n", "\n  ")
+
+
+def _hint(hint: str) -> str:
+    return f"\n  → {hint}" if hint else ""
 
 
 def _made_safe(event: Event) -> Event:
     """Names come from guests and hosts and must not forge lines; only our own messages have several."""
     strings = {
-        field.name: visible_lines(value) if field.name in ("message", "hint") else visible(value)
+        field.name: indented(value) if field.name in ("message", "hint") else visible(value)
         for field in fields(event)
         if isinstance(value := getattr(event, field.name), str)
     }

@@ -23,6 +23,17 @@ def size(count: int) -> str:
     return f"{sign}{value:.1f} {_SIZES[unit]}"
 
 
+def progress_size(done: int, total: int) -> str:
+    """`170/405 MiB`: both in the unit of the total, done never rounded up to it."""
+    unit = 0
+    while unit + 1 < len(_SIZES) and total >= 1000 * 1024**unit:
+        unit += 1
+    places = 0 if unit == 0 or total >= 100 * 1024**unit else 1
+    step = 10**places
+    tenths = done * step // 1024**unit
+    return f"{tenths / step:.{places}f}/{total / 1024**unit:.{places}f} {_SIZES[unit]}"
+
+
 def duration(seconds: float) -> str:
     """`40 ms`, `3.2 s`, `45 s`, `3 m 20 s`, `2 h 5 m`, `3 d 4 h`; a dash for what is no duration."""
     if not math.isfinite(seconds) or seconds < 0:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from collections.abc import Callable, Sequence
 
 from vmconsole import __version__
 from vmconsole.cli.output import Output
+from vmconsole.cli.parser import Parser
 from vmconsole.cli.services import Services
-from vmconsole.errors import EXIT_USAGE, VmconsoleError
+from vmconsole.cli.signals import interruptible
+from vmconsole.errors import Cancelled, UsageError, VmconsoleError
 
 # In the order of `vmconsole --help`. Each module has HELP, configure(parser), run(args, services, output).
 VERBS = (
@@ -30,23 +31,46 @@ VERBS = (
 )
 
 EPILOG = """\
-exit codes: 0 done, 1 failed, 2 usage or configuration, 3 finished with warnings, 10 repository missing,
-11 repository locked, 12 wrong passphrase, 20 host unreachable, 70 internal error, 130 interrupted;
-any other code means failure.
+exit codes: 0 done, 1 failed, 2 usage or configuration, 3 finished with warnings,
+10 repository missing, 11 repository locked, 12 wrong passphrase, 20 host
+unreachable, 70 internal error, 130 interrupted; any other code means failure.
+
+First time here? Look around with `vmconsole demo`, begin with `vmconsole init`.
 """
 
 
+def main(argv: Sequence[str], connect: Callable[[str | None], Services]) -> int:
+    """Carry out one command line; returns the exit code.
+
+    connect: makes the services for the configuration file that --config names, or for the default one.
+    """
+    try:
+        args = parse(argv)
+    except UsageError as error:
+        # No arguments were understood, so these are looked for by hand.
+        output = Output(json="--json" in argv, color="--no-color" not in argv)
+        output.error(error)
+        return output.finish(error.exit_code)
+    except SystemExit as done:
+        return Output().finish(int(done.code or 0))
+    with interruptible():
+        services = connect(args.config)
+        try:
+            return run(args, services)
+        finally:
+            services.close()
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Raises SystemExit(2) for wrong usage, SystemExit(0) for --help and --version."""
-    return build_parser().parse_args(argv)
+    """Raises UsageError for wrong usage, SystemExit(0) for --help and --version."""
+    return build_parser().parse(argv)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         prog="vmconsole",
         description="Back up the virtual machines of KVM/libvirt hosts, off-host, over SSH, into Borg.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"vmconsole {__version__}")
     _common(parser, top=True)
@@ -54,10 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name in VERBS:
         module = importlib.import_module(f"vmconsole.cli.{name}")
         verb = verbs.add_parser(
-            name,
-            help=module.HELP,
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=module.HELP, description=module.__doc__
         )
         module.configure(verb)
         _common_below(verb)
@@ -67,25 +88,27 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, services: Services) -> int:
     """Carry out parsed arguments. VmconsoleErrors are printed, not raised; returns the exit code."""
     output = Output(json=args.json, quiet=args.quiet, color=not args.no_color)
-    if args.verb is None:
-        output.error(
-            VmconsoleError(
-                "The interactive console is not part of this version.",
-                hint="Use the commands: vmconsole --help",
-            )
-        )
-        return EXIT_USAGE
-    module = importlib.import_module(f"vmconsole.cli.{args.verb}")
-    command: Callable[[argparse.Namespace, Services, Output], int] = module.run
     try:
-        return command(args, services, output)
+        code = _command(args)(args, services, output)
     except VmconsoleError as error:
         output.error(error)
-        return error.exit_code
-    except BrokenPipeError:
-        # The reader of our output went away (`… | head`); that is its choice.
-        sys.stderr.close()
-        return 0
+        code = error.exit_code
+    except KeyboardInterrupt:
+        interrupted = Cancelled("Interrupted.")
+        output.error(interrupted)
+        code = interrupted.exit_code
+    return output.finish(code)
+
+
+def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace, Services, Output], int]:
+    if args.verb is None:
+        raise UsageError(
+            "The interactive console is not part of this version; every task has a command.",
+            hint="See: vmconsole --help    Look around first: vmconsole demo    Begin: vmconsole init",
+        )
+    command: Callable[[argparse.Namespace, Services, Output], int]
+    command = importlib.import_module(f"vmconsole.cli.{args.verb}").run
+    return command
 
 
 def _common_below(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +142,6 @@ def _common(parser: argparse.ArgumentParser, *, top: bool) -> None:
         "-q",
         action="store_true",
         default=flag_default,
-        help="no progress, only results and errors",
+        help="no progress and notes; only what was asked for, warnings and errors",
     )
     group.add_argument("--no-color", action="store_true", default=flag_default, help="no colours")

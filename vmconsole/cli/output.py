@@ -1,151 +1,293 @@
-"""What the commands print: results on stdout, progress and errors on stderr; text or JSON."""
+"""What the commands print: results on stdout, progress, notes and errors on stderr; text or JSON."""
 
 from __future__ import annotations
 
-import json
+import os
+import select
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import IO, Any, Protocol, cast
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
-from vmconsole.cli.describe import describe, describe_stored
-from vmconsole.cli.format import visible, visible_lines
-from vmconsole.cli.progress import Progress
-from vmconsole.errors import VmconsoleError
-from vmconsole.events import (
-    DiskProgress,
-    Event,
-    EventSink,
-    GuestFailed,
-    PointMade,
-    Restored,
-    Waiting,
-    Warned,
-)
+from vmconsole.cli.describe import describe, describe_in_full, event_from, indented, unknown
+from vmconsole.cli.format import visible
+from vmconsole.cli.jsontext import json_text
+from vmconsole.cli.progress import STOPPING, Progress
+from vmconsole.cli.signals import clean_stop
+from vmconsole.cli.streams import Sturdy
+from vmconsole.cli.table import Column, layout
+from vmconsole.errors import EXIT_FAILED, VmconsoleError
+from vmconsole.events import Event, GuestFailed, PointMade, Restored, Waiting, Warned
+from vmconsole.interfaces import Cancel, Clock
+from vmconsole.model.point import iso
+
+_STYLES = {"✓": "green", "✗": "red", "!": "yellow", "–": "dim", "▶": "cyan", "…": "yellow"}
+
+
+class Moment(Protocol):
+    """What showing a run takes: the time, and the token that stops it."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def cancel(self) -> Cancel: ...
+
+
+class Watcher:
+    """Shows a run; an EventSink. told: the messages of errors that were shown already."""
+
+    def __init__(self, show: Callable[[Event], None]) -> None:
+        self._show = show
+        self.told: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, GuestFailed):
+            self.told.add(event.message)
+        self._show(event)
 
 
 class Output:
-    """One command's voice. Thread-safe where events arrive."""
+    """One command's voice. Thread-safe where events arrive; writing never raises (streams.py)."""
 
     def __init__(self, *, json: bool = False, quiet: bool = False, color: bool = True) -> None:
         self.json = json
         self.quiet = quiet
-        settings: dict[str, Any] = {"highlight": False, "no_color": not color, "soft_wrap": True}
-        self._out = Console(file=sys.stdout, **settings)
-        self._err = Console(file=sys.stderr, **settings)
-        self._lock = threading.Lock()
+        self._stdout, self._stderr = Sturdy(sys.stdout), Sturdy(sys.stderr)
+        self._out, self._err = _console(self._stdout, color), _console(self._stderr, color)
+        self._lock = threading.RLock()
+        self._progress: Progress | None = None
+        self._cancel: Cancel | None = None
+        self._speaks_in_lines = False
+
+    @property
+    def unread(self) -> bool:
+        """Nobody reads our results any more."""
+        return self._stdout.lost is not None
+
+    def finish(self, code: int) -> int:
+        """Flush; returns the exit code, which tells when results were lost."""
+        self._stdout.settle()
+        if self._stdout.lost is not None and not self._stdout.reader_left:
+            reason = getattr(self._stdout.lost, "strerror", None) or self._stdout.lost
+            self._text(self._err, f"✗ The output could not be written: {reason}.", "bold red")
+            code = code or EXIT_FAILED
+        self._stderr.settle()
+        return code
+
+    # --- results -------------------------------------------------------------------------------
 
     def document(self, value: Any) -> None:
-        """The one JSON document of a command; nothing else goes to stdout with --json."""
-        print(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+        """The one JSON document of a command; the last line when it spoke in lines before."""
+        if self.json:
+            pretty = self._stdout.isatty() and not self._speaks_in_lines
+            self._json(value, indent=2 if pretty else None)
 
     def line(self, text: str = "", style: str = "") -> None:
         """A line of result; text may hold foreign names, it is made safe."""
         if not self.json:
-            self._out.print(Text(visible(text), style=style))
+            self._text(self._out, visible(text), style or _STYLES.get(text[:1], ""))
+
+    def hint(self, text: str) -> None:
+        """What to do next, under a line of result."""
+        if not self.quiet:
+            self.line(f"  → {text}")
+
+    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+        """Foreign text in cells is made safe; cells of several lines are our own. On a pipe: tabs, a
+        header, nothing cut or folded.
+        """
+        if self.json:
+            return
+        safe = [["\n".join(visible(part) for part in cell.split("\n")) for cell in row] for row in rows]
+        if not self._stdout.isatty():
+            for cells in [[column.title for column in columns], *safe]:
+                self._stdout.write("\t".join(cell.replace("\n", ", ") for cell in cells) + "\n")
+            return
+        styled = [[Text(cell, style=_STYLES.get(cell[:1], "")) for cell in row] for row in safe]
+        for line in layout(columns, styled, self._out.width, self._out):
+            self._out.print(line)
+
+    # --- for the person ------------------------------------------------------------------------
 
     def note(self, text: str, style: str = "") -> None:
         """A line for the person, not part of the result."""
         if not self.quiet:
-            with self._lock:
-                self._err.print(Text(visible(text), style=style))
-
-    def table(
-        self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()
-    ) -> None:
-        """Columns named in right are right-aligned. On a pipe nothing is cut or padded to a screen."""
-        if self.json:
-            return
-        if not self._out.is_terminal:
-            for row in [columns, *rows]:
-                print("\t".join(visible(cell) for cell in row))
-            return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(visible(cell), style=_cell_style(cell)) for cell in row))
-        self._out.print(table, soft_wrap=False)
+            self._text(self._err, visible(text), style)
 
     def error(self, error: VmconsoleError) -> None:
         """Message and hint; with --json also as a document on stdout."""
         if self.json:
-            print(json.dumps(error.as_json(), ensure_ascii=False))
+            self._json(error.as_json())
         with self._lock:
-            self._err.print(Text("✗ " + visible_lines(error.message), style="bold red"))
+            self._text(self._err, "✗ " + indented(error.message), "bold red")
             if error.hint:
-                self._err.print(Text("  → " + visible_lines(error.hint)))
+                self._text(self._err, "  → " + indented(error.hint))
+
+    @property
+    def can_ask(self) -> bool:
+        return sys.stdin is not None and sys.stdin.isatty()
 
     def ask(self, question: str) -> bool:
         """Yes or no, from a terminal; False without one."""
-        if not sys.stdin.isatty():
-            return False
-        self._err.print(Text(visible(question) + " [y/N] "), end="")
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        return self.prompt(f"{question} [y/N]", end=" ").lower() in ("y", "yes")
 
-    def ask_or_go(self, question: str) -> bool:
-        """Yes or no from a terminal; yes without one, where nobody could answer."""
-        return self.ask(question) if sys.stdin.isatty() else True
+    def prompt(self, question: str, *, end: str = ": ") -> str:
+        """A line of text, from a terminal; empty without one. Raises Cancelled when the run is stopped."""
+        if not self.can_ask:
+            return ""
+        with self._undisturbed():
+            self._err.print(Text(visible(question) + end), end="")
+            self._stderr.flush()
+            return self._read_line().strip()
 
-    def prompt(self, question: str, default: str = "") -> str:
-        """A line of text, from a terminal; the default without one."""
-        if not sys.stdin.isatty():
-            return default
-        self._err.print(Text(visible(f"{question} [{default}]: " if default else f"{question}: ")), end="")
-        return sys.stdin.readline().strip() or default
+    def _read_line(self) -> str:
+        # A signal handler that only sets the token would leave us waiting in readline for ever.
+        while self._cancel is not None and not select.select([sys.stdin], [], [], 0.2)[0]:
+            self._cancel.check()
+        return sys.stdin.readline()
 
     @contextmanager
-    def events(self) -> Iterator[EventSink]:
-        """A sink that shows a run: JSON lines, progress bars on a terminal, or plain lines."""
+    def _undisturbed(self) -> Iterator[None]:
+        progress = self._progress
+        if progress is None:
+            yield
+            return
+        progress.pause()
+        try:
+            yield
+        finally:
+            progress.resume()
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """Say on a terminal what takes its time, until it is done."""
+        if self.json or self.quiet or not self._lively:
+            yield
+            return
+        with Live(
+            Spinner("dots", Text(visible(text), no_wrap=True, overflow="ellipsis")),
+            console=self._err,
+            transient=True,
+            refresh_per_second=8,
+        ):
+            yield
+
+    # --- runs ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def events(self, moment: Moment, guests: int = 0) -> Iterator[Watcher]:
+        """Show a run (JSON lines, progress on a terminal, or plain lines) that Ctrl-C stops cleanly.
+
+        guests: how many it is about, where that is known.
+        """
+        with clean_stop(moment.cancel, self._tell_stopping), self._watcher(moment, guests) as watcher:
+            self._cancel = moment.cancel
+            try:
+                yield watcher
+            finally:
+                self._cancel = None
+
+    @contextmanager
+    def watching(self, moment: Moment) -> Iterator[Watcher]:
+        """Show somebody else's run; Ctrl-C ends the watching."""
+        with self._watcher(moment, 0) as watcher:
+            yield watcher
+
+    @contextmanager
+    def _watcher(self, moment: Moment, guests: int) -> Iterator[Watcher]:
+        self._speaks_in_lines = True
         if self.json:
-            yield self._json_line
+            yield Watcher(lambda event: self._json_line(event, moment.clock.now()))
         elif self.quiet:
-            yield self._only_problems
-        elif self._err.is_terminal:
-            with Progress(self._err) as progress:
-                yield lambda event: self._show(event, progress)
+            yield Watcher(self._only_problems)
+        elif not self._lively:
+            yield Watcher(self._show)
         else:
-            yield lambda event: self._show(event, None)
+            with Progress(self._err, moment.clock.monotonic, moment.cancel.is_set, guests) as progress:
+                self._progress = progress
+                try:
+                    yield Watcher(lambda event: self._show_moving(event, progress))
+                finally:
+                    self._progress = None
 
-    def event(self, document: dict[str, Any]) -> None:
-        """One stored event, as `runs RUN` shows it."""
+    def stored_event(self, when: datetime, document: dict[str, Any]) -> None:
+        """One line of a run's log."""
         if self.json:
-            print(json.dumps(document, ensure_ascii=False), flush=True)
-        elif text := describe_stored(document):
-            self._out.print(Text(text))
+            self._speaks_in_lines = True
+            self._json({"time": iso(when), **document})
+            return
+        event = event_from(document)
+        text = describe_in_full(event) if event is not None else unknown(document)
+        if text:
+            local = f"{when.astimezone():%H:%M:%S} "
+            self._text(self._out, local + text.replace("\n", "\n" + " " * len(local)), _style(event))
 
-    def _json_line(self, event: Event) -> None:
-        with self._lock:
-            print(json.dumps(event.as_json(), ensure_ascii=False), flush=True)
+    def _json_line(self, event: Event, when: datetime) -> None:
+        self._json({"time": iso(when), **event.as_json()})
 
     def _only_problems(self, event: Event) -> None:
         if isinstance(event, Warned | GuestFailed):
-            self._show(event, None)
+            self._show(event)
 
-    def _show(self, event: Event, progress: Progress | None) -> None:
+    def _show_moving(self, event: Event, progress: Progress) -> None:
+        progress.follow(event)
+        self._show(event)
+
+    def _show(self, event: Event) -> None:
+        text = describe(event)
+        if not text:
+            return
+        is_result = isinstance(event, PointMade | Restored)
+        # progress redraws stderr: what shares the screen with it must go through it
+        to = self._out if is_result and not (self._progress and self._stdout.isatty()) else self._err
+        if to.file.isatty() and cell_len(text) > to.width:
+            text = text.replace(" → ", "\n  → ", 1) if is_result else text
+        self._text(to, text, _style(event))
+
+    def _tell_stopping(self) -> None:
+        """Called by a signal handler: takes no lock, uses no buffer. Progress says it by itself."""
+        if self._progress is None and self._stderr.isatty():
+            with suppress(OSError, ValueError):
+                os.write(self._stderr.fileno(), f"\n{STOPPING}\n".encode())
+
+    @property
+    def _lively(self) -> bool:
+        return self._stderr.isatty() and not self._err.is_dumb_terminal
+
+    def _json(self, value: Any, indent: int | None = None) -> None:
         with self._lock:
-            if isinstance(event, DiskProgress) and progress is not None:
-                progress.update(event)
-                return
-            if progress is not None:
-                progress.follow(event)
-            text = describe(event)
-            if text:
-                self._err.print(Text(text, style=_event_style(event)))
+            self._stdout.write(json_text(value, indent=indent, encoding=self._stdout.encoding) + "\n")
+            self._stdout.flush()
+
+    def _text(self, console: Console, text: str, style: str = "") -> None:
+        with self._lock:
+            console.print(Text(text, style=style))
+            console.file.flush()
 
 
-def _event_style(event: Event) -> str:
+def _console(stream: Sturdy, color: bool) -> Console:
+    return Console(
+        file=cast(IO[str], stream),
+        # said outright: FORCE_COLOR and the like must not put escapes into a file
+        force_terminal=stream.isatty(),
+        no_color=not color or None,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _style(event: Event | None) -> str:
     if isinstance(event, GuestFailed):
         return "red"
     if isinstance(event, Warned | Waiting):
         return "yellow"
     return "green" if isinstance(event, PointMade | Restored) else ""
-
-
-def _cell_style(cell: str) -> str:
-    return {"✓": "green", "✗": "red", "!": "yellow", "–": "dim", "▶": "cyan"}.get(cell[:1], "")

@@ -1,67 +1,192 @@
-"""Progress bars on a terminal: one line per disk being moved, with rate and time left."""
+"""What a run is doing right now, on a terminal: one line per guest, redrawn in place, gone at the end."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from rich import progress as bars
-from rich.console import Console
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, Group
+from rich.live import Live
 from rich.text import Text
 
-from vmconsole.cli.format import visible
-from vmconsole.events import DiskProgress, Event, GuestFailed, PointMade, Restored, RunFinished, StepStarted
+from vmconsole.cli.format import duration, progress_size, size, visible
+from vmconsole.cli.meter import Meter
+from vmconsole.events import (
+    DiskProgress,
+    Event,
+    GuestFailed,
+    GuestPlanned,
+    PointMade,
+    Restored,
+    RunFinished,
+    RunStarted,
+    StepStarted,
+    Waiting,
+)
+
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_TURNS_PER_SECOND = 4
+_MIN_BAR, _MAX_BAR, _MAX_NAME = 8, 32, 30
+STOPPING = "Stopping cleanly. Ctrl-C again stops at once (then: vmconsole doctor --clean)."
+
+
+@dataclass(slots=True)
+class _Guest:
+    """What one guest is at. meter is there while a disk moves."""
+
+    step: str
+    since: float
+    disk: str = ""
+    meter: Meter | None = None
 
 
 class Progress:
-    """A context manager; update() and follow() are called under the output's lock."""
+    """A context manager; follow() may be called from any thread. Times in seconds, from monotonic."""
 
-    def __init__(self, console: Console) -> None:
-        self._bars = bars.Progress(
-            _Name(),
-            bars.BarColumn(bar_width=24),
-            bars.TaskProgressColumn(),
-            bars.DownloadColumn(binary_units=True),
-            bars.TransferSpeedColumn(),
-            bars.TimeRemainingColumn(compact=True),
+    def __init__(
+        self,
+        console: Console,
+        monotonic: Callable[[], float],
+        stopping: Callable[[], bool],
+        guests: int = 0,
+    ) -> None:
+        """guests: how many there are to do, where that is known."""
+        self._console = console
+        self._now = monotonic
+        self._stopping = stopping
+        self._expected = guests
+        self._finished = 0
+        self._began = monotonic()
+        self._what = ""
+        self._guests: dict[str, _Guest] = {}
+        self._lock = threading.Lock()
+        self._live = Live(
             console=console,
             transient=True,
-            refresh_per_second=2,
+            refresh_per_second=_TURNS_PER_SECOND,
+            get_renderable=self._picture,
         )
-        self._tasks: dict[tuple[str, str], bars.TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        self._live.stop()
 
-    def update(self, event: DiskProgress) -> None:
-        key = (event.guest, event.disk)
-        if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task(f"{event.guest} {event.disk}", total=event.total or None)
-        self._bars.update(self._tasks[key], completed=event.done, total=event.total or 1)
+    def pause(self) -> None:
+        """Leave the terminal to a question."""
+        self._live.stop()
+
+    def resume(self) -> None:
+        self._live.start()
 
     def follow(self, event: Event) -> None:
-        """Name the step a guest is in; take its lines away when it is done."""
-        if isinstance(event, StepStarted):
-            for (guest, disk), task in self._tasks.items():
-                if guest == event.guest:
-                    self._bars.update(task, description=f"{guest} {disk} · {event.step}")
-        elif isinstance(event, PointMade | GuestFailed):
-            for key in [key for key in self._tasks if key[0] == event.guest]:
-                self._bars.remove_task(self._tasks.pop(key))
-        elif isinstance(event, Restored | RunFinished):
-            for task in self._tasks.values():
-                self._bars.remove_task(task)
-            self._tasks.clear()
+        with self._lock:
+            self._follow(event)
+
+    def _follow(self, event: Event) -> None:
+        now = self._now()
+        match event:
+            case RunStarted():
+                self._what = f"{event.what} {event.subject}"
+            case StepStarted():
+                self._guests[event.guest] = _Guest(event.step, now)
+            case Waiting():
+                self._guests[event.subject] = _Guest(f"waiting: {event.reason}", now)
+            case GuestPlanned():
+                # whatever the run waited for, it has it now
+                self._guests = {event.guest: self._guests.get(event.guest, _Guest("plan", now))}
+            case DiskProgress():
+                self._move(event, now)
+            case PointMade() | GuestFailed():
+                self._finished += 1
+                self._guests.pop(event.guest, None)
+            case Restored():
+                for guest in self._guests.values():
+                    guest.meter = None
+            case RunFinished():
+                self._guests.clear()
+
+    def _move(self, event: DiskProgress, now: float) -> None:
+        guest = self._guests.setdefault(event.guest, _Guest("read", now))
+        if guest.meter is None or guest.disk != event.disk:
+            guest.disk, guest.meter = event.disk, Meter(event.done, event.total, now)
+        guest.meter.update(event.done, event.total, now)
+
+    def _picture(self) -> Group:
+        with self._lock:
+            now, width = self._now(), self._console.width
+            turn = _SPINNER[int((now - self._began) * _TURNS_PER_SECOND) % len(_SPINNER)]
+            lines = [_line(turn, name, guest, now, width) for name, guest in self._guests.items()]
+            if not lines:
+                lines = [_plain(turn, self._what or "starting", duration(now - self._began), width)]
+            if self._expected > 1:
+                done = f"  {self._finished} of {self._expected} guests, {duration(now - self._began)}"
+                lines.append(_cut(Text(done, style="dim"), width))
+            if self._stopping():
+                lines.append(_cut(Text(STOPPING, style="yellow"), width))
+            return Group(*lines)
 
 
-class _Name(bars.ProgressColumn):
-    """The task's name as plain text: guests' names may hold markup."""
+def _line(turn: str, name: str, guest: _Guest, now: float, width: int) -> Text:
+    meter = guest.meter
+    if meter is None or meter.done >= meter.total:
+        return _plain(turn, f"{_short(name)}  {guest.step}", duration(now - guest.since), width)
+    return bar(
+        f"{turn} {_short(name)} {visible(guest.disk)}",
+        meter.done,
+        meter.total,
+        _speed(meter, now),
+        width,
+    )
 
-    def render(self, task: bars.Task) -> Text:
-        return Text(visible(task.description), overflow="ellipsis", no_wrap=True)
+
+def _speed(meter: Meter, now: float) -> str:
+    if idle := meter.stalled(now):
+        return f"nothing came for {duration(idle)}"
+    rate, left = meter.rate(now), meter.left(now)
+    words = [f"{size(round(rate))}/s"] if rate else []
+    if left is not None:
+        words.append(f"{duration(max(1.0, round(left)))} left")
+    return "  ".join(words)
+
+
+def bar(title: str, done: int, total: int, speed: str, width: int) -> Text:
+    """`db-01 vda ━━━━━━━───────  42 %  170/405 MiB  43.9 MiB/s  6 s left`, within that many columns."""
+    share = min(1.0, done / total) if total else 1.0
+    # rounded down: 100 % is said when it is true
+    figures = f" {int(share * 100):3d} %  {progress_size(done, total)}"
+    # the last column stays free: some terminals wrap when it is written to
+    room = width - 1 - cell_len(title) - 1 - cell_len(figures)
+    if speed and room - cell_len(speed) - 2 >= 0:
+        figures += f"  {speed}"
+        room -= cell_len(speed) + 2
+    length = min(_MAX_BAR, room)
+    line = Text(title + " ")
+    if length >= _MIN_BAR:
+        filled = int(length * share)
+        line.append("━" * filled, style="cyan").append("─" * (length - filled), style="dim")
+    line.append(figures)
+    return _cut(line, width)
+
+
+def _plain(turn: str, text: str, took: str, width: int) -> Text:
+    return _cut(Text(f"{turn} {visible(text)}  {took}"), width)
+
+
+def _short(name: str) -> str:
+    shown = visible(name)
+    return shown if cell_len(shown) <= _MAX_NAME else set_cell_size(shown, _MAX_NAME - 1) + "…"
+
+
+def _cut(line: Text, width: int) -> Text:
+    line.truncate(max(1, width - 1), overflow="ellipsis")
+    line.no_wrap = True
+    return line

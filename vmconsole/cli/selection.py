@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from vmconsole.cli.output import Output
+from vmconsole.cli.parallel import together
 from vmconsole.cli.services import Services
 from vmconsole.errors import VmconsoleError
 from vmconsole.interfaces import Repository
-from vmconsole.model.guest import Guest, HostInventory, HostKind
+from vmconsole.model.guest import Guest, GuestKind, GuestState, HostInventory, HostKind
 from vmconsole.model.point import RestorePoint
 from vmconsole.runs.runner import Target
 
 
-def look(services: Services, hosts: Iterable[str] = ()) -> list[HostInventory]:
+def look(services: Services, output: Output, hosts: Iterable[str] = ()) -> list[HostInventory]:
     """Ask the hosts (all by default) at the same time; a host that cannot be reached says so in its entry."""
     names = list(hosts) or list(services.config.hosts)
 
@@ -27,15 +28,13 @@ def look(services: Services, hosts: Iterable[str] = ()) -> list[HostInventory]:
         services.store.save_inventory(found, services.clock.now())
         return found
 
-    if not names:
-        return []
-    with ThreadPoolExecutor(max_workers=min(16, len(names))) as pool:
-        return list(pool.map(ask, names))
+    with output.busy(f"Asking {listed(names)} …"):
+        return together(ask, names)
 
 
-def reachable_guests(services: Services) -> tuple[list[Guest], list[HostInventory]]:
+def reachable_guests(services: Services, output: Output) -> tuple[list[Guest], list[HostInventory]]:
     """The guests of all hosts that answer, and the hosts that do not."""
-    seen = look(services)
+    seen = look(services, output)
     guests = [guest for inventory in seen for guest in inventory.guests]
     return guests, [inventory for inventory in seen if not inventory.reachable]
 
@@ -64,13 +63,50 @@ def group_guests(services: Services, group: str, guests: Iterable[Guest]) -> lis
     return [guest for guest in guests if selector.why(guest) is not None]
 
 
-def all_points(services: Services, repository: str | None = None) -> list[tuple[str, RestorePoint]]:
+def group_points(
+    services: Services, output: Output, group: str, points: Iterable[RestorePoint]
+) -> list[RestorePoint]:
+    """The points of guests that a group covers now.
+
+    A guest that is gone, or whose host does not answer, is judged by what was last seen of it, and by the
+    name and host in its point: a dead host must not hide the points that replace it.
+    """
+    selector = services.config.group(group).selector
+    points = list(points)
+    known = {
+        guest.uuid: guest
+        for inventory, _ in services.store.inventories().values()
+        for guest in inventory.guests
+    }
+    guests, unreachable = reachable_guests(services, output)
+    known |= {guest.uuid: guest for guest in guests}
+    for host in unreachable:
+        output.note(f"! {host.name} was not asked ({host.error}); its guests are as last seen.", "yellow")
+    covered = {uuid for uuid, guest in known.items() if selector.why(guest)}
+    covered |= {point.uuid for point in points if point.uuid not in known and selector.why(_guest_of(point))}
+    return [point for point in points if point.uuid in covered]
+
+
+def _guest_of(point: RestorePoint) -> Guest:
+    return Guest(point.uuid, "", point.guest, point.host, GuestKind.VM, GuestState.OTHER)
+
+
+def all_points(
+    services: Services, output: Output, repository: str | None = None
+) -> list[tuple[str, RestorePoint]]:
     """(repository name, point) for every point, newest first, read from the repositories and remembered."""
     names = [repository] if repository else list(services.config.repositories)
     found: list[tuple[str, RestorePoint]] = []
     for name in names:
-        with services.repository(name).reader() as reader:
+        with output.busy(f"Reading repository {name} …"), services.repository(name).reader() as reader:
             points = reader.points()
         services.store.save_points(name, points)
         found += [(name, point) for point in points]
     return sorted(found, key=lambda pair: pair[1].time, reverse=True)
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """`a`, `a and b`, `a, b, c and 4 more`."""
+    names = list(names)
+    shown = names if len(names) <= most + 1 else [*names[:most], f"{len(names) - most} more"]
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1] if shown else "")))

@@ -76,8 +76,11 @@ class Services(Protocol):
         """What this machine lacks."""
         ...
 
-    def detach(self, argv: Sequence[str]) -> None:
-        """Start vmconsole again with these arguments, in a session of its own."""
+    def detach(self, argv: Sequence[str]) -> str:
+        """Start vmconsole again with these arguments, in a session of its own, from `/`.
+
+        Returns the process as runs name it. What it prints goes to `detached.log` in the state folder.
+        """
         ...
 
     def stop_process(self, process: str) -> bool:

@@ -31,10 +31,16 @@ def clean_stop(cancel: Cancel, tell: Callable[[], None]) -> Iterator[None]:
     second one interrupts at once.
     """
 
+    asked = False
+
     def stop(number: int, _frame: FrameType | None) -> None:
-        if cancel.is_set():
+        nonlocal asked
+        if asked:
             raise KeyboardInterrupt
-        cancel.set(f"Stopped by {signal.Signals(number).name}.")
+        asked = True
+        # Not here: the thread that the signal interrupted may hold the token's own lock.
+        reason = f"Stopped by {signal.Signals(number).name}."
+        threading.Thread(target=cancel.set, args=(reason,), name="stop", daemon=True).start()
         tell()
 
     with _handled_by(stop):

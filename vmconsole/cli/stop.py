@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from vmconsole.cli.documents import run_document
 from vmconsole.cli.output import Output
+from vmconsole.cli.runs import find_run
 from vmconsole.cli.services import Services
-from vmconsole.errors import EXIT_DONE, EXIT_FAILED
-from vmconsole.model.run import RunState
+from vmconsole.errors import EXIT_DONE, UsageError, VmconsoleError
+from vmconsole.model.run import Run, RunState
 
 HELP = "stop a run cleanly"
 _WAIT_SECONDS = 60.0
@@ -15,25 +17,33 @@ _POLL_SECONDS = 0.2
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's id, or its beginning")
+    parser.add_argument("run", metavar="RUN", help="a run's id, or its beginning; or `last`")
 
 
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
-    row = services.store.run(args.run)
+    row = find_run(args.run, services)
     if row.state is not RunState.RUNNING:
-        output.line(f"Run {row.id} is not running: {row.state.value}.")
-        return EXIT_DONE
+        return _say(row, f"Run {row.id} is not running: {row.state.value}.", stopped=False, output=output)
     if not services.stop_process(row.process):
-        output.line(
-            f"Run {row.id} died or belongs to another machine ({row.process}). "
-            "Clean up after it with: vmconsole doctor --clean"
+        raise UsageError(
+            f"Run {row.id} is not a process of this machine ({row.process}).",
+            hint="Stop it where it runs; if that machine is gone, check the hosts there with: vmconsole doctor",
+            subject=row.id,
         )
-        return EXIT_FAILED
     deadline = services.clock.monotonic() + _WAIT_SECONDS
-    while services.store.run(row.id).state is RunState.RUNNING:
-        if services.clock.monotonic() > deadline:
-            output.line(f"Run {row.id} was asked to stop and is still cleaning up.")
-            return EXIT_FAILED
-        services.cancel.wait(_POLL_SECONDS)
-    output.line(f"Run {row.id} has stopped.")
+    with output.busy(f"Waiting for run {row.id} to clean up …"):
+        while (current := services.store.run(row.id)).state is RunState.RUNNING:
+            if services.clock.monotonic() > deadline:
+                raise VmconsoleError(
+                    f"Run {row.id} was asked to stop and is still cleaning up.",
+                    hint=f"Watch it: vmconsole runs {row.id} --follow",
+                    subject=row.id,
+                )
+            services.cancel.wait(_POLL_SECONDS)
+    return _say(current, f"✓ Run {row.id} has stopped.", stopped=True, output=output)
+
+
+def _say(row: Run, text: str, *, stopped: bool, output: Output) -> int:
+    output.document({"run": run_document(row), "stopped": stopped})
+    output.line(text)
     return EXIT_DONE

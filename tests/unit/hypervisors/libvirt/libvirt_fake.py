@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmconsole.hypervisors.libvirt.guard import Watched
+from vmconsole.hypervisors.libvirt.guard import CutReport, Guard, Watched
 from vmconsole.remote.local import LocalMachine
 
 UUID = "c65fe78e-c6ce-4704-9bb3-2fd993e4a2d7"
@@ -73,6 +73,9 @@ guest-agent-timeout) ;;
 *) echo "error: unknown command: '$command'" >&2; exit 1 ;;
 esac
 """
+
+
+Start = Callable[..., Guard]
 
 
 @dataclass
@@ -143,6 +146,20 @@ def make_fake_host(root: Path, setenv: Callable[[str, str], None], shell: str = 
     host.write("snapshots", "")
     host.write("list", f"{UUID}\n")
     return host
+
+
+def cut(guard: Guard, phases: list[tuple[str, bool]] | None = None) -> CutReport:
+    said = [] if phases is None else phases
+    return guard.cut(JOB, RECORD, lambda name, seconds: said.append((name, seconds is not None)))
+
+
+def lose(guard: Guard) -> None:
+    """As if we had been killed: our end closes without a word."""
+    guard._ended.set()
+    guard._process.close_stdin()
+    guard._process.wait(30)
+    guard._process.close()
+    guard._beats.join()
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = 20) -> None:
