@@ -138,9 +138,9 @@ class Wiring:
             self._state_check(),
         ]
 
-    def detach(self, argv: Sequence[str]) -> None:
+    def detach(self, argv: Sequence[str]) -> str:
         log = self.config.state_dir / "detached.log"
-        start_detached([sys.executable, "-m", "vmconsole", "--quiet", *argv], log)
+        return start_detached([sys.executable, "-m", "vmconsole", "--quiet", *argv], log)
 
     def stop_process(self, process: str) -> bool:
         return terminate(process)

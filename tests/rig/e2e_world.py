@@ -214,12 +214,13 @@ class World:
 
     # --- its command line ---
 
-    def start(self, *args: str, trap: Mapping[str, Any] | None = None) -> Child:
-        """Start a command. trap: see e2e_child.py; its folder is filled in."""
+    def start(self, *args: str, trap: Mapping[str, Any] | None = None, json_lines: bool = True) -> Child:
+        """Start a command. trap: see e2e_child.py; its folder is filled in. json_lines: with --json."""
         folder = self.folder / f"child-{len(self._children)}"
         folder.mkdir()
         program = ["-m", "vmconsole"] if trap is None else [str(CHILD)]
-        argv = (sys.executable, *program, "--config", str(self.config), "--json", *args)
+        options = ["--config", str(self.config), *(["--json"] if json_lines else [])]
+        argv = (sys.executable, *program, *options, *args)
         environment = self.environment
         if trap is not None:
             environment["E2E_TRAP"] = json.dumps({**trap, "folder": str(folder)})
@@ -235,6 +236,13 @@ class World:
     def run(self, *args: str, expect: int = 0, timeout: float = TIMEOUT) -> Ran:
         """Run a command to its end, which must be this exit code."""
         ran = _sound(self.start(*args).wait(timeout))
+        assert ran.status == expect, f"expected exit code {expect}:\n{ran}"
+        return ran
+
+    def plain(self, *args: str, expect: int = 0) -> Ran:
+        """Run a command as people do, without --json."""
+        ran = self.start(*args, json_lines=False).wait()
+        assert "Traceback" not in ran.out + ran.err, f"a traceback reached the user:\n{ran}"
         assert ran.status == expect, f"expected exit code {expect}:\n{ran}"
         return ran
 

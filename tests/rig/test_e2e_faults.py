@@ -158,7 +158,9 @@ def test_the_host_key_changed(e2e: World, guest: Guest, tmp_path: Path) -> None:
     sshd.stop()
     sshd.renew_host_key()
     sshd.start()
-    refused = told(e2e.run("backup", guest.uuid, expect=20), "HostKeyChanged", "one", "vmconsole host trust one")
+    refused = told(
+        e2e.run("backup", guest.uuid, expect=20), "HostKeyChanged", "one", "vmconsole host trust one"
+    )
     assert sshd.host_key_fingerprint in refused["message"]
     assert old != sshd.host_key_fingerprint
     wrong = e2e.run("host", "trust", "one", "--fingerprint", old, "--replace", expect=2)
@@ -177,7 +179,10 @@ def test_the_scratch_space_runs_out_in_the_middle(lab: Lab, tmp_path: Path) -> N
     folder = lab.root / f"scratch-{os.urandom(4).hex()}"
     lab.host.tmpfs(folder, 8)
     settings = {"scratch": str(folder), "scratch_reserve": "1 MiB"}
-    with lab.guest("writer", DISKS) as guest, open_world(lab, tmp_path / "world", host_settings=settings) as world:
+    with (
+        lab.guest("writer", DISKS) as guest,
+        open_world(lab, tmp_path / "world", host_settings=settings) as world,
+    ):
         guest.pattern("vdb", 0, 20 * MIB, seed=1)
         world.backup(guest)
         guest.pattern("vdb", 0, 20 * MIB, seed=2)
@@ -185,7 +190,9 @@ def test_the_scratch_space_runs_out_in_the_middle(lab: Lab, tmp_path: Path) -> N
             guest.pattern("vdb", 0, 20 * MIB, seed=3)
             ran = child.go()
         assert ran.status == 1
-        told(ran, "OutOfSpace", str(folder), "scratch") if "bytes were left" in ran.out else ran.fails("OutOfSpace")
+        told(ran, "OutOfSpace", str(folder), "scratch") if "bytes were left" in ran.out else ran.fails(
+            "OutOfSpace"
+        )
         assert guest.state() == "running"
         nothing_left(world, guest, 1)
         assert not guest.host.run(["find", str(folder), "-type", "f"]).stdout
@@ -279,7 +286,11 @@ def _borg_with_lock(world: World, ready: Path) -> Iterator[subprocess.Popen[byte
 def test_the_repository_is_gone(e2e: World, guest: Guest, tmp_path: Path) -> None:
     e2e.backup(guest)
     away = e2e.repository.rename(e2e.folder / "away")
-    for words in (("backup", guest.uuid), ("points",), ("restore", f"{guest.uuid}@latest", "--to", str(tmp_path))):
+    for words in (
+        ("backup", guest.uuid),
+        ("points",),
+        ("restore", f"{guest.uuid}@latest", "--to", str(tmp_path)),
+    ):
         told(e2e.run(*words, expect=10), "RepositoryMissing", str(e2e.repository), "Is it mounted")
     away.rename(e2e.repository)
     nothing_left(e2e, guest, 1)
@@ -289,7 +300,11 @@ def test_the_repository_is_gone(e2e: World, guest: Guest, tmp_path: Path) -> Non
 def test_the_passphrase_is_wrong(e2e: World, guest: Guest, tmp_path: Path) -> None:
     e2e.backup(guest)
     e2e.set_passphrase("not it")
-    for words in (("backup", guest.uuid), ("points",), ("restore", f"{guest.uuid}@latest", "--to", str(tmp_path))):
+    for words in (
+        ("backup", guest.uuid),
+        ("points",),
+        ("restore", f"{guest.uuid}@latest", "--to", str(tmp_path)),
+    ):
         ran = e2e.run(*words, expect=12)
         told(ran, "WrongPassphrase", "main", "Check the passphrase")
         assert "not it" not in ran.out + ran.err

@@ -15,10 +15,8 @@ from lab.waiting import wait_for
 from libvirt_bench import Bench
 from libvirt_shelf import Shelf, only_our_checkpoint, same
 
-from vmconsole.errors import (
-    GuestNotFound,
-    OutOfSpace,
-)
+from vmconsole.errors import BackupFailed, GuestNotFound, HostError, OutOfSpace
+from vmconsole.hypervisors.libvirt import journal
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.model.guest import GuestState, Tracking
 from vmconsole.model.point import Consistency, Mode
@@ -282,3 +280,67 @@ def test_an_iothread_disk_on_an_old_qemu_is_never_exported_over_nbd(
     shelf.settings = LibvirtSettings(scratch_min_free=10**15, method="pull")
     with pytest.raises(OutOfSpace):
         shelf.plan(guest.uuid)
+
+
+# --- freezing ---
+
+
+def test_a_hung_agent_costs_seconds_and_its_late_freeze_is_undone(
+    make_guest: MakeGuest, shelf: Shelf
+) -> None:
+    guest = make_guest(disks=[DiskSpec("vda", size=16 * MIB, fs="ext4")])
+    guest.agent_hang()
+
+    point = shelf.backup(guest.uuid, agent_timeout=2)
+
+    assert point.consistency is Consistency.CRASH
+    assert any("could not be frozen" in warning for warning in point.warnings)
+    entry = shelf.bench.journal.entry()
+    assert entry.kind == journal.FREEZE_KIND
+    with pytest.raises(HostError):
+        shelf.host.clean(entry)
+    guest.agent_wake()
+    wait_for(guest.agent_answers, "the agent to wake", 30)
+    assert "thawed" in shelf.host.clean(entry)
+    assert not guest.frozen()
+
+
+def test_a_guest_frozen_by_somebody_else_is_not_thawed(guest: Guest, shelf: Shelf) -> None:
+    guest.virsh("domfsfreeze")
+    try:
+        point = shelf.backup(guest.uuid)
+        assert point.consistency is Consistency.CRASH
+        assert guest.frozen()
+    finally:
+        guest.virsh("domfsthaw")
+    assert not shelf.bench.journal.entries
+
+
+def test_a_freeze_beyond_its_budget_is_ended_by_the_host_and_labelled(
+    make_guest: MakeGuest, shelf: Shelf
+) -> None:
+    guest = make_guest(disks=[DiskSpec("vda", size=16 * MIB, fs="ext4")], agent_program="fake,freeze-delay=3")
+
+    point = shelf.backup(guest.uuid, freeze_budget=1, agent_timeout=8)
+
+    assert point.consistency is Consistency.CRASH
+    assert any("budget of 1 s" in warning for warning in point.warnings)
+    assert not guest.frozen()
+
+
+def test_a_paused_guest_is_cut_without_freezing(guest: Guest, shelf: Shelf, tmp_path: Path) -> None:
+    guest.virsh("suspend")
+    try:
+        point = shelf.backup(guest.uuid)
+        assert point.consistency is Consistency.CRASH
+        assert point.freeze_ms is None
+        assert guest.state() == "paused"
+    finally:
+        guest.virsh("resume")
+
+
+def test_excluded_disks_are_left_out(guest: Guest, shelf: Shelf) -> None:
+    point = shelf.backup(guest.uuid, exclude_disks=("vdb", "vdc"))
+    assert [disk.id for disk in point.disks] == ["vda"]
+    with pytest.raises(BackupFailed, match="no disk"):
+        shelf.plan(guest.uuid, exclude_disks=("vda", "vdb", "vdc"))

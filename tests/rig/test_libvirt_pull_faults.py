@@ -30,7 +30,7 @@ from vmconsole.errors import (
 )
 from vmconsole.hypervisors.libvirt import guard, hold, journal
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
-from vmconsole.model.point import Consistency, Mode
+from vmconsole.model.point import Mode
 
 pytestmark = pytest.mark.rig
 
@@ -239,10 +239,10 @@ def test_scratch_space_that_runs_out_ends_the_backup_and_not_the_guest(
     guest.pattern("vda", 0, 48 * MIB, seed=1)
     shelf.settings = LibvirtSettings(scratch=str(small), scratch_min_free=2 * MIB)
     _, export, _ = shelf.open(guest.uuid)
-    guest.sh("(labtool pattern /dev/vda 0 50331648 2; echo done > /tmp/wrote) >/dev/null 2>&1 &")
+    guest.sh("(labtool pattern /dev/vda 0 50331648 2; echo done > /var/run/wrote) >/dev/null 2>&1 &")
 
     assert isinstance(wait_for(lambda: problem(export), "the guard to notice", 30), OutOfSpace)
-    wait_for(lambda: guest.sh("cat /tmp/wrote", check=False) == "done\n", "the guest to go on writing", 30)
+    wait_for(lambda: guest.sh("cat /var/run/wrote", check=False) == "done\n", "the guest to write on", 30)
     export.rollback()
     assert leftovers(guest) == []
 
@@ -374,67 +374,3 @@ def test_when_the_connection_drops_the_guard_cleans_up(
     assert not shelf.bench.journal.entries
     access.machine.close()
     wait_for(lambda: len(leftovers(guest)) == 1, "the guard to end", 30)
-
-
-# --- freezing ---
-
-
-def test_a_hung_agent_costs_seconds_and_its_late_freeze_is_undone(
-    make_guest: MakeGuest, shelf: Shelf
-) -> None:
-    guest = make_guest(disks=[DiskSpec("vda", size=16 * MIB, fs="ext4")])
-    guest.agent_hang()
-
-    point = shelf.backup(guest.uuid, agent_timeout=2)
-
-    assert point.consistency is Consistency.CRASH
-    assert any("could not be frozen" in warning for warning in point.warnings)
-    entry = shelf.bench.journal.entry()
-    assert entry.kind == journal.FREEZE_KIND
-    with pytest.raises(HostError):
-        shelf.host.clean(entry)
-    guest.agent_wake()
-    wait_for(guest.agent_answers, "the agent to wake", 30)
-    assert "thawed" in shelf.host.clean(entry)
-    assert not guest.frozen()
-
-
-def test_a_guest_frozen_by_somebody_else_is_not_thawed(guest: Guest, shelf: Shelf) -> None:
-    guest.virsh("domfsfreeze")
-    try:
-        point = shelf.backup(guest.uuid)
-        assert point.consistency is Consistency.CRASH
-        assert guest.frozen()
-    finally:
-        guest.virsh("domfsthaw")
-    assert not shelf.bench.journal.entries
-
-
-def test_a_freeze_beyond_its_budget_is_ended_by_the_host_and_labelled(
-    make_guest: MakeGuest, shelf: Shelf
-) -> None:
-    guest = make_guest(disks=[DiskSpec("vda", size=16 * MIB, fs="ext4")], agent_program="fake,freeze-delay=3")
-
-    point = shelf.backup(guest.uuid, freeze_budget=1, agent_timeout=8)
-
-    assert point.consistency is Consistency.CRASH
-    assert any("budget of 1 s" in warning for warning in point.warnings)
-    assert not guest.frozen()
-
-
-def test_a_paused_guest_is_cut_without_freezing(guest: Guest, shelf: Shelf, tmp_path: Path) -> None:
-    guest.virsh("suspend")
-    try:
-        point = shelf.backup(guest.uuid)
-        assert point.consistency is Consistency.CRASH
-        assert point.freeze_ms is None
-        assert guest.state() == "paused"
-    finally:
-        guest.virsh("resume")
-
-
-def test_excluded_disks_are_left_out(guest: Guest, shelf: Shelf) -> None:
-    point = shelf.backup(guest.uuid, exclude_disks=("vdb", "vdc"))
-    assert [disk.id for disk in point.disks] == ["vda"]
-    with pytest.raises(BackupFailed, match="no disk"):
-        shelf.plan(guest.uuid, exclude_disks=("vda", "vdb", "vdc"))

@@ -1,8 +1,8 @@
 """Back up guests now.
 
-  vmconsole backup web-01 kvm2/db        two guests
-  vmconsole backup --group daily         what the group covers now
-  vmconsole backup --all --dry-run       what would happen to every guest, and why
+vmconsole backup web-01 kvm2/db        two guests
+vmconsole backup --group daily         what the group covers now
+vmconsole backup --all --dry-run       what would happen to every guest, and why
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ HELP = "back up guests now"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("guests", nargs="*", metavar="GUEST", help="name, host/name, or uuid (a prefix will do)")
+    parser.add_argument(
+        "guests", nargs="*", metavar="GUEST", help="name, host/name, or uuid (a prefix will do)"
+    )
     parser.add_argument("--group", "-g", metavar="GROUP", help="every guest of this group")
     parser.add_argument("--all", action="store_true", help="every guest of every host")
     parser.add_argument("--full", action="store_true", help="read everything, use no parent")
@@ -75,10 +77,9 @@ def _check_configuration(args: argparse.Namespace, services: Services) -> None:
 
 def _again(args: argparse.Namespace) -> list[str]:
     """The same backup as a command line."""
-    if args.all:
-        what = ["--all"]
-    else:
-        what = [f"--group={args.group}"] if args.group else ["--", *args.guests]
+    what = ["--all"] if args.all else ["--", *args.guests]
+    if args.group:
+        what = [f"--group={args.group}"]
     return ["backup", *(["--full"] if args.full else []), *what]
 
 
@@ -90,6 +91,7 @@ def _back_up(work: list[Target], subject: str, services: Services, output: Outpu
             output.error(error)
     if len(work) > 1 and not output.json:
         output.note(_summary(outcome, len(work)))
+        output.note(f"  → Its log: vmconsole runs {outcome.run}")
     return outcome.exit_code
 
 
@@ -103,7 +105,7 @@ def _summary(outcome: Outcome, guests: int) -> str:
             f"read {size(sum(point.total('bytes_read') for point in points))}, "
             f"stored {size(sum(point.total('bytes_stored') for point in points))}"
         )
-    return f"{', '.join(parts)}. Log: vmconsole runs {outcome.run}"
+    return f"{', '.join(parts)}."
 
 
 def _choose(

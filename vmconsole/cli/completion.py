@@ -23,5 +23,7 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
 
     from vmconsole.cli.main import build_parser
 
-    print(shtab.complete(build_parser(), args.shell))
+    script = shtab.complete(build_parser(), args.shell)
+    output.document({"shell": args.shell, "script": script})
+    output.raw(script)
     return EXIT_DONE

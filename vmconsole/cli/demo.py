@@ -1,6 +1,7 @@
 """A small shop that ships in the package: its host is served over SSH on this machine, its guests
 are backed up for two nights into a Borg repository of its own. Needs no root and no QEMU.
 
+On a terminal the host stays up afterwards, to be tried from another one, until Enter or Ctrl-C.
 The demo removes nothing: delete the folder when you have seen enough.
 """
 
@@ -8,13 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from vmconsole.cli.format import duration, size
 from vmconsole.cli.output import Output
 from vmconsole.cli.selection import all_points, reachable_guests, targets
-from vmconsole.cli.services import Services
+from vmconsole.cli.services import DemoShop, Services
+from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, EXIT_WARNINGS, UsageError
 from vmconsole.model.point import RestorePoint
 
@@ -23,7 +27,7 @@ NIGHTS = 2
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--headless", action="store_true", help="print a report and exit")
+    parser.add_argument("--headless", action="store_true", help="print a report and exit, also on a terminal")
     parser.add_argument(
         "--dir", type=Path, metavar="DIR", help="folder to work in (default: a new temporary one)"
     )
@@ -32,32 +36,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
     folder = _folder(args.dir)
     output.note(f"A small shop in {folder}: one host, backed up for {NIGHTS} nights.")
-    with services.demo(folder) as shop:
+    with ExitStack() as stack:
+        with output.busy("Opening the shop …"):
+            shop = stack.enter_context(services.demo(folder))
         inside = services.at(shop.config_path)
-        try:
-            repository = inside.config.default_repository()
-            inside.repository(repository).create()
-            for night in range(1, NIGHTS + 1):
-                shop.night(night)
-                output.note(f"Night {night}")
-                guests, _ = reachable_guests(inside)
-                with output.events() as sink:
-                    outcome = inside.runner([sink]).backup(
-                        targets(inside, guests, None, full=False), f"night {night}"
-                    )
-                for _, error in outcome.errors:
-                    output.error(error)
-                if outcome.exit_code not in (EXIT_DONE, EXIT_WARNINGS):
-                    return outcome.exit_code
-            points = [point for _, point in all_points(inside)]
+        stack.callback(inside.close)
+        inside.repository(inside.config.default_repository()).create()
+        for night in range(1, NIGHTS + 1):
+            if code := _night(night, shop, inside, output):
+                return code
+        points = [point for _, point in all_points(inside, output)]
+        with output.busy("Comparing with what the host had at each cut …"):
             report = shop.report(points)
-        finally:
-            inside.close()
         (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    if output.json:
         output.document(report)
-    _show(points, folder, output)
+        _show(points, folder, output)
+        if not args.headless and not output.json and output.can_ask and output.on_screen:
+            _stay(output)
+            return EXIT_DONE
+    output.line()
+    output.line("The demo's host is gone again: points, restore --to, repo and runs work; backup does not.")
     return EXIT_DONE
+
+
+def _night(night: int, shop: DemoShop, inside: Services, output: Output) -> int:
+    """Back everything up once; the exit code when that failed, else 0."""
+    with output.busy(f"The day before night {night} …"):
+        shop.night(night)
+    output.note(f"Night {night}", style="bold")
+    guests, _ = reachable_guests(inside, output)
+    with output.events(inside, guests=len(guests)) as watcher:
+        outcome = inside.runner([watcher]).backup(targets(inside, guests, None, full=False), f"night {night}")
+    for _, error in outcome.errors:
+        if error.message not in watcher.told:
+            output.error(error)
+    return EXIT_DONE if outcome.exit_code in (EXIT_DONE, EXIT_WARNINGS) else outcome.exit_code
 
 
 def _folder(wanted: Path | None) -> Path:
@@ -75,8 +88,18 @@ def _folder(wanted: Path | None) -> Path:
 
 
 def _show(points: list[RestorePoint], folder: Path, output: Output) -> None:
+    columns = (
+        Column("point"),
+        Column("mode"),
+        Column("consistency", drop=3),
+        Column("size", right=True, drop=2),
+        Column("read", right=True),
+        Column("stored", right=True),
+        Column("took", right=True, drop=1),
+    )
+    output.line()
     output.table(
-        ("point", "mode", "consistency", "size", "read", "stored", "took"),
+        columns,
         [
             (
                 point.archive,
@@ -89,11 +112,21 @@ def _show(points: list[RestorePoint], folder: Path, output: Output) -> None:
             )
             for point in reversed(points)
         ],
-        right=("size", "read", "stored", "took"),
     )
-    config = folder / "config.toml"
+    place = shlex.quote(str(folder))
     output.line()
-    output.line("Everything is an ordinary Borg repository. Try:")
-    output.line(f"  vmconsole --config {config} points")
-    output.line(f"  vmconsole --config {config} restore {points[0].archive} --to {folder}")
-    output.line(f"  BORG_PASSPHRASE=$(cat {folder}/passphrase) borg list {folder}/repository")
+    output.line("Every point is an ordinary Borg archive, and whole. Try:")
+    output.line(f"  export VMCONSOLE_CONFIG={place}/config.toml")
+    output.line("  vmconsole points")
+    output.line(f"  vmconsole restore web-01@latest --to {place}/restored/")
+    output.line(f"  BORG_PASSCOMMAND='cat {place}/passphrase' borg list {place}/repository")
+
+
+def _stay(output: Output) -> None:
+    """Keep the host up: a newcomer wants to try inventory and backup as well."""
+    output.line("And, while this demo stays open, from another terminal:")
+    output.line("  vmconsole inventory")
+    output.line("  vmconsole backup --all")
+    output.line()
+    with suppress(KeyboardInterrupt):
+        output.prompt("Enter or Ctrl-C ends the demo; its folder stays", end=" ")

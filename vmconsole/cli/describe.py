@@ -39,6 +39,7 @@ _KINDS: Mapping[str, type[Event]] = {
         Warned,
     )
 }
+_INDENTED = {"message": 2, "hint": 4}
 _CONSISTENCY = {"application": "application-consistent", "crash": "crash-consistent", "offline": "guest off"}
 
 
@@ -107,11 +108,11 @@ def _describe(event: Event) -> str:
     return ""
 
 
-def indented(message: str) -> str:
+def indented(message: str, by: int = 2) -> str:
     """Our own message of several lines, made safe. All but the first are indented: a name or an answer
     with line feeds in it cannot look like a line of ours.
     """
-    return visible_lines(message).replace("\n", "\n  ")
+    return visible_lines(message).replace("\n", "\n" + " " * by)
 
 
 def _hint(hint: str) -> str:
@@ -121,7 +122,7 @@ def _hint(hint: str) -> str:
 def _made_safe(event: Event) -> Event:
     """Names come from guests and hosts and must not forge lines; only our own messages have several."""
     strings = {
-        field.name: indented(value) if field.name in ("message", "hint") else visible(value)
+        field.name: indented(value, _INDENTED[field.name]) if field.name in _INDENTED else visible(value)
         for field in fields(event)
         if isinstance(value := getattr(event, field.name), str)
     }

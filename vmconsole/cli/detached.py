@@ -58,8 +58,8 @@ def follow(run: Run, services: Services, output: Output) -> Run:
             current = services.store.run(run.id)
             for sequence, when, document in services.store.events(run.id, after):
                 after = sequence
-                event = event_from(document)
-                if output.json or event is None:
+                event = event_from(document) if output.on_screen else None
+                if event is None:
                     output.stored_event(when, document)
                 else:
                     watcher(event)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
+from vmconsole.cli import findings
+from vmconsole.cli.findings import Finding
 from vmconsole.cli.output import Output
+from vmconsole.cli.parallel import together
+from vmconsole.cli.selection import listed
 from vmconsole.cli.services import Services
-from vmconsole.errors import EXIT_DONE, EXIT_FAILED, EXIT_WARNINGS, VmconsoleError
+from vmconsole.errors import EXIT_DONE, EXIT_FAILED, EXIT_WARNINGS
 from vmconsole.model.guest import Check
+from vmconsole.model.run import JournalEntry
 from vmconsole.runs.cleanup import clean, dead_entries
 
 HELP = "check everything; remove what killed runs left"
@@ -19,73 +23,63 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
-    checks: list[tuple[str, Check]] = [("this machine", check) for check in services.checks()]
-    for name in services.config.hosts:
-        checks += [(name, check) for check in host_checks(services, name)]
-    for name in services.config.repositories:
-        checks.append((name, _repository_check(services, name)))
-    left = clean(services.store, services.hypervisor) if args.clean else []
+    found = _look(services, output)
+    with output.busy("Cleaning up …"):
+        left = clean(services.store, services.hypervisor) if args.clean else []
     remaining = dead_entries(services.store)
-    if output.json:
-        output.document(
-            {
-                "checks": [
-                    {
-                        "subject": subject,
-                        "name": check.name,
-                        "ok": check.ok,
-                        "warning": check.warning,
-                        "detail": check.detail,
-                        "remedy": check.remedy or None,
-                    }
-                    for subject, check in checks
-                ],
-                "cleaned": [
-                    {"host": item.entry.host, "run": item.entry.run, "done": item.done, "detail": item.detail}
-                    for item in left
-                ],
-                "leftovers": [
-                    {"host": entry.host, "run": entry.run, "kind": entry.kind, "payload": entry.payload}
-                    for entry in remaining
-                ],
-            }
-        )
-    show_checks(checks, output)
+    output.document(
+        {
+            "checks": findings.document(found, "subject"),
+            "cleaned": [
+                {"host": item.entry.host, "run": item.entry.run, "done": item.done, "detail": item.detail}
+                for item in left
+            ],
+            "leftovers": [
+                {"host": entry.host, "run": entry.run, "kind": entry.kind, "payload": entry.payload}
+                for entry in remaining
+            ],
+        }
+    )
+    findings.show(found, output)
     for item in left:
         glyph = "✓" if item.done else "✗"
         output.line(f"{glyph} {item.entry.host}, run {item.entry.run}: {item.detail}")
+    if not args.clean:
+        _tell_leftovers(remaining, output)
+    return _exit_code(found, failed=args.clean and bool(remaining), left=bool(remaining))
+
+
+def _look(services: Services, output: Output) -> list[Finding]:
+    config = services.config
+    with output.busy(f"Asking {listed([*config.hosts, *config.repositories])} …"):
+        hosts = together(lambda name: findings.of_host(services, name), config.hosts)
+        repositories = together(lambda name: findings.of_repository(services, name), config.repositories)
+    here = [Finding("this machine", check) for check in services.checks()]
+    if not config.hosts:
+        here.append(_none("hosts", "vmconsole host add kvm1 root@kvm1.example"))
+    if not config.repositories:
+        here.append(_none("repositories", "vmconsole repo init main /srv/backup/vms --passphrase-file FILE"))
+    return [*here, *(finding for each in (*hosts, *repositories) for finding in each)]
+
+
+def _none(what: str, remedy: str) -> Finding:
+    return Finding(
+        "this machine", Check(what, ok=False, detail="none configured yet", remedy=remedy, warning=True)
+    )
+
+
+def _tell_leftovers(remaining: list[JournalEntry], output: Output) -> None:
+    for entry in remaining:
+        guest = entry.payload.get("name", "")
+        about = f" of {guest}" if guest else ""
+        output.line(f"! {entry.host}: run {entry.run} died and left its {entry.kind}{about} behind.")
     if remaining:
-        output.line(f"! {len(remaining)} things that dead runs acquired on hosts are not released.")
-        if not args.clean:
-            output.line("  → Remove them with: vmconsole doctor --clean")
-    return _exit_code([check for _, check in checks], bool(remaining))
+        output.hint("Remove it with: vmconsole doctor --clean")
 
 
-def host_checks(services: Services, host: str) -> Sequence[Check]:
-    """A host's own checks; one that cannot be reached is a failed check."""
-    try:
-        return services.hypervisor(host).check()
-    except VmconsoleError as error:
-        return [Check("connection", ok=False, detail=error.message, remedy=error.hint)]
-
-
-def show_checks(checks: Sequence[tuple[str, Check]], output: Output) -> None:
-    for subject, check in checks:
-        glyph = "✓" if check.ok else "!" if check.warning else "✗"
-        output.line(f"{glyph} {subject}: {check.name}" + (f": {check.detail}" if check.detail else ""))
-        if not check.ok and check.remedy:
-            output.line(f"  → {check.remedy}")
-
-
-def _repository_check(services: Services, name: str) -> Check:
-    try:
-        info = services.repository(name).info()
-    except VmconsoleError as error:
-        return Check("repository", ok=False, detail=error.message, remedy=error.hint)
-    return Check("repository", ok=True, detail=f"{info.location}, {info.archives} restore points")
-
-
-def _exit_code(checks: Sequence[Check], leftovers: bool) -> int:
-    if any(not check.ok and not check.warning for check in checks):
+def _exit_code(found: list[Finding], *, failed: bool, left: bool) -> int:
+    if code := findings.exit_code(found):
+        return code
+    if failed:
         return EXIT_FAILED
-    return EXIT_WARNINGS if leftovers or any(not check.ok for check in checks) else EXIT_DONE
+    return EXIT_WARNINGS if left or any(not finding.check.ok for finding in found) else EXIT_DONE

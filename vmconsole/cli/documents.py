@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
+from vmconsole.model.export import ExportPlan
 from vmconsole.model.guest import Guest, HostInventory
-from vmconsole.model.point import RestorePoint, disk_json, iso
+from vmconsole.model.host_key import HostKey
+from vmconsole.model.point import DiskPoint, RestorePoint, disk_json, iso
 from vmconsole.model.run import Run
 
 
@@ -14,8 +17,9 @@ def inventory_document(
     seen: Sequence[HostInventory],
     groups: Mapping[str, Sequence[str]],
     last_points: Mapping[str, RestorePoint],
+    seen_at: Mapping[str, datetime],
 ) -> dict[str, Any]:
-    """groups and last_points are by guest uuid."""
+    """groups and last_points are by guest uuid; seen_at by host: when it was looked at, if it was."""
     return {
         "hosts": [
             {
@@ -23,6 +27,7 @@ def inventory_document(
                 "kind": host.kind.value,
                 "reachable": host.reachable,
                 "error": host.error or None,
+                "seen": iso(seen_at[host.name]) if host.name in seen_at else None,
                 "load": {"cpu": host.load.cpu, "io": host.load.io, "memory": host.load.memory},
                 "guests": [
                     guest_document(guest, groups.get(guest.uuid, ()), last_points.get(guest.uuid))
@@ -85,7 +90,49 @@ def point_document(point: RestorePoint) -> dict[str, Any]:
         "verified": None,
         "pinned": False,
         "warnings": list(point.warnings),
-        "disks": [disk_json(disk) for disk in point.disks],
+        "disks": [_disk_document(disk) for disk in point.disks],
+    }
+
+
+def _disk_document(disk: DiskPoint) -> dict[str, Any]:
+    """As in guest.json, but what there is not is null."""
+    return {key: None if value == "" else value for key, value in disk_json(disk).items()}
+
+
+def plan_document(plan: ExportPlan) -> dict[str, Any]:
+    return {
+        "guest": plan.guest.name,
+        "uuid": plan.guest.uuid,
+        "host": plan.guest.host,
+        "mode": plan.mode.value,
+        "reason": plan.reason or None,
+        "method": plan.method,
+        "method_reason": plan.method_reason or None,
+        "bytes_expected": plan.bytes_expected,
+        "warnings": list(plan.warnings),
+        "disks": [
+            {
+                "id": disk.id,
+                "size": disk.size,
+                "mode": disk.mode.value,
+                "reason": disk.reason or None,
+                "parent": disk.parent or None,
+                "bytes_expected": disk.bytes_expected,
+            }
+            for disk in plan.disks
+        ],
+    }
+
+
+def key_document(key: HostKey, *, trusted: bool) -> dict[str, Any]:
+    """before: the fingerprint that was trusted until now."""
+    return {
+        "host": key.host,
+        "address": key.address,
+        "type": key.type,
+        "fingerprint": key.fingerprint,
+        "trusted": trusted,
+        "before": key.trusted or None,
     }
 
 

@@ -24,14 +24,15 @@ def size(count: int) -> str:
 
 
 def progress_size(done: int, total: int) -> str:
-    """`170/405 MiB`: both in the unit of the total, done never rounded up to it."""
+    """`170/405 MiB`, ` 58/405 MiB`: both in the unit of the total, done never rounded up to it."""
     unit = 0
     while unit + 1 < len(_SIZES) and total >= 1000 * 1024**unit:
         unit += 1
     places = 0 if unit == 0 or total >= 100 * 1024**unit else 1
     step = 10**places
-    tenths = done * step // 1024**unit
-    return f"{tenths / step:.{places}f}/{total / 1024**unit:.{places}f} {_SIZES[unit]}"
+    whole = f"{total / 1024**unit:.{places}f}"
+    part = f"{done * step // 1024**unit / step:.{places}f}"
+    return f"{part:>{len(whole)}}/{whole} {_SIZES[unit]}"
 
 
 def duration(seconds: float) -> str:
@@ -53,6 +54,12 @@ def duration(seconds: float) -> str:
         return _two(whole, _HOUR, "h", _MINUTE, "m")
     whole = round(seconds / _HOUR) * _HOUR
     return _two(whole, _DAY, "d", _HOUR, "h")
+
+
+def countdown(seconds: float) -> str:
+    """As duration(), for what is redrawn all the time: whole seconds."""
+    whole = max(0, round(seconds)) if math.isfinite(seconds) else -1
+    return f"{whole} s" if 0 <= whole < _MINUTE else duration(whole)
 
 
 def _two(whole: int, large: int, large_name: str, small: int, small_name: str) -> str:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 
+from vmconsole.cli import changing
 from vmconsole.cli.output import Output
 from vmconsole.cli.selection import reachable_guests
 from vmconsole.cli.services import Services
+from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, HostUnreachable, UsageError
+from vmconsole.model.group import Group
 
 HELP = "add, list, show and remove groups"
 
@@ -54,85 +57,79 @@ def _add(args: argparse.Namespace, services: Services, output: Output) -> int:
         raise UsageError("Say which guests: --guest, --tag or --host.", hint="All guests: --host '*'")
     if args.repository:
         values["repository"] = args.repository
-    services.editor.add("groups", args.name, values)
+    changing.add(services, "groups", args.name, values)
+    output.document({"group": {"name": args.name, **values}, "config": str(services.config_path)})
     output.line(f"✓ Group {args.name} was added to {services.config_path}.")
-    output.line(f"  → See what it covers: vmconsole group show {args.name}")
+    output.hint(f"See what it covers: vmconsole group show {args.name}")
     return EXIT_DONE
 
 
 def _list(args: argparse.Namespace, services: Services, output: Output) -> int:
     groups = services.config.groups()
-    if output.json:
-        output.document(
-            {
-                "groups": [
-                    {
-                        "name": group.name,
-                        "repository": group.repository,
-                        "guests": list(group.selector.guests),
-                        "tags": list(group.selector.tags),
-                        "hosts": list(group.selector.hosts),
-                        "exclude": list(group.selector.exclude),
-                    }
-                    for group in groups
-                ]
-            }
-        )
-    output.table(
-        ("group", "repository", "guests", "tags", "hosts", "exclude"),
-        [
-            (
-                group.name,
-                group.repository,
-                *(
-                    ", ".join(items)
-                    for items in (
-                        group.selector.guests,
-                        group.selector.tags,
-                        group.selector.hosts,
-                        group.selector.exclude,
-                    )
-                ),
-            )
-            for group in groups
-        ],
+    output.document(
+        {
+            "groups": [
+                {
+                    "name": group.name,
+                    "repository": group.repository,
+                    "guests": list(group.selector.guests),
+                    "tags": list(group.selector.tags),
+                    "hosts": list(group.selector.hosts),
+                    "exclude": list(group.selector.exclude),
+                }
+                for group in groups
+            ]
+        }
     )
+    if not groups:
+        output.note("No group yet. One that covers every guest: vmconsole group add all --host '*'")
+        return EXIT_DONE
+    folding = (Column(title, least=10) for title in ("guests", "tags", "hosts", "exclude"))
+    output.table((Column("group"), Column("repository", drop=1), *folding), [_row(group) for group in groups])
     return EXIT_DONE
+
+
+def _row(group: Group) -> tuple[str, ...]:
+    selector = group.selector
+    lists = (selector.guests, selector.tags, selector.hosts, selector.exclude)
+    return (group.name, group.repository, *(", ".join(items) or "–" for items in lists))
 
 
 def _show(args: argparse.Namespace, services: Services, output: Output) -> int:
     group = services.config.group(args.name)
-    guests, unreachable = reachable_guests(services)
+    guests, unreachable = reachable_guests(services, output)
     covered = [(guest, why) for guest in guests if (why := group.selector.why(guest)) is not None]
     left_out = [(guest, why) for guest in guests if (why := group.selector.excluded_by(guest)) is not None]
-    if output.json:
-        output.document(
-            {
-                "group": group.name,
-                "repository": group.repository,
-                "guests": [
-                    {"uuid": guest.uuid, "name": guest.name, "host": guest.host, "why": why}
-                    for guest, why in covered
-                ],
-                "excluded": [
-                    {"uuid": guest.uuid, "name": guest.name, "host": guest.host, "by": why}
-                    for guest, why in left_out
-                ],
-                "not_asked": [{"host": host.name, "error": host.error} for host in unreachable],
-            }
-        )
-    output.table(
-        ("guest", "host", "why"),
-        [(guest.name, guest.host, why) for guest, why in covered]
-        + [(f"– {guest.name}", guest.host, f"excluded by {why}") for guest, why in left_out],
+    output.document(
+        {
+            "group": group.name,
+            "repository": group.repository,
+            "guests": [
+                {"uuid": guest.uuid, "name": guest.name, "host": guest.host, "why": why}
+                for guest, why in covered
+            ],
+            "excluded": [
+                {"uuid": guest.uuid, "name": guest.name, "host": guest.host, "by": why}
+                for guest, why in left_out
+            ],
+            "not_asked": [{"host": host.name, "error": host.error} for host in unreachable],
+        }
     )
+    rows = [(guest.name, guest.host, why) for guest, why in covered]
+    rows += [(f"– {guest.name}", guest.host, f"excluded by {why}") for guest, why in left_out]
+    if rows:
+        output.table((Column("guest", least=16), Column("host", drop=1), Column("why", least=20)), rows)
+    elif not unreachable:
+        output.note(f"Group {group.name} covers no guest now. See them all: vmconsole inventory --refresh")
     for host in unreachable:
         output.note(f"✗ {host.name} was not asked: {host.error}", style="red")
+        output.note(f"  → Check it with: vmconsole host check {host.name}")
     return HostUnreachable.exit_code if unreachable else EXIT_DONE
 
 
 def _remove(args: argparse.Namespace, services: Services, output: Output) -> int:
     services.config.group(args.name)
-    services.editor.remove("groups", args.name)
+    changing.remove(services, "groups", args.name)
+    output.document({"removed": {"group": args.name}, "config": str(services.config_path)})
     output.line(f"✓ Group {args.name} was removed from {services.config_path}. Its restore points stay.")
     return EXIT_DONE

@@ -10,10 +10,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vmconsole.cli.doctor import host_checks, show_checks
+from vmconsole.cli import changing, findings
+from vmconsole.cli.documents import key_document
 from vmconsole.cli.output import Output
+from vmconsole.cli.parallel import together
+from vmconsole.cli.selection import listed
 from vmconsole.cli.services import Services
-from vmconsole.errors import EXIT_DONE, EXIT_FAILED, Cancelled, UsageError
+from vmconsole.cli.table import Column
+from vmconsole.errors import EXIT_DONE, Cancelled, ConfigError, HostKeyChanged, UsageError, VmconsoleError
+from vmconsole.interfaces import HostKey
+from vmconsole.model.group import Selector
 
 HELP = "add, list, check, trust and remove hosts"
 
@@ -23,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = verbs.add_parser("add", help="add a host to the configuration")
     add.add_argument("name", metavar="NAME", help="short name, as in kvm1")
     add.add_argument("address", metavar="ADDRESS", help="user@host[:port], or a name from ssh_config")
-    add.add_argument("--kind", choices=("libvirt",), default="libvirt")
+    add.add_argument("--kind", choices=("libvirt",), default="libvirt", help="the only one so far")
     add.add_argument(
         "--identity-file", action="append", default=[], metavar="FILE", help="private key to log in with"
     )
@@ -56,88 +62,131 @@ def _add(args: argparse.Namespace, services: Services, output: Output) -> int:
         values["identity_files"] = [str(Path(file).expanduser().absolute()) for file in args.identity_file]
     if args.scratch:
         values["scratch"] = args.scratch
-    services.editor.add("hosts", args.name, values)
-    output.line(f"✓ {args.name} was added to {services.config_path}.")
-    output.line(f"  → Next: vmconsole host trust {args.name}")
+    changing.add(services, "hosts", args.name, values)
+    output.document({"host": {"name": args.name, **values}, "config": str(services.config_path)})
+    output.line(f"✓ Host {args.name} was added to {services.config_path}.")
+    output.hint(f"Next: vmconsole host trust {args.name}")
     return EXIT_DONE
 
 
 def _list(args: argparse.Namespace, services: Services, output: Output) -> int:
     hosts = services.config.hosts
-    if output.json:
-        output.document(
-            {"hosts": [{"name": name, "kind": h.kind, "address": h.address} for name, h in hosts.items()]}
-        )
-    output.table(("host", "kind", "address"), [(name, h.kind, h.address) for name, h in hosts.items()])
+    output.document(
+        {"hosts": [{"name": name, "kind": h.kind, "address": h.address} for name, h in hosts.items()]}
+    )
+    if not hosts:
+        output.note("No host yet. Add one with: vmconsole host add kvm1 root@kvm1.example")
+        return EXIT_DONE
+    columns = (Column("host"), Column("kind"), Column("address", least=20))
+    output.table(columns, [(name, h.kind, h.address) for name, h in hosts.items()])
     return EXIT_DONE
 
 
 def _check(args: argparse.Namespace, services: Services, output: Output) -> int:
     for name in args.names:
         services.config.host(name)
-    checks = [
-        (name, check) for name in args.names or services.config.hosts for check in host_checks(services, name)
-    ]
-    if output.json:
-        output.document(
-            {
-                "checks": [
-                    {
-                        "host": name,
-                        "name": c.name,
-                        "ok": c.ok,
-                        "warning": c.warning,
-                        "detail": c.detail,
-                        "remedy": c.remedy or None,
-                    }
-                    for name, c in checks
-                ]
-            }
+    names = args.names or list(services.config.hosts)
+    if not names:
+        raise UsageError(
+            "No host is configured yet.", hint="Add one with: vmconsole host add kvm1 root@kvm1.example"
         )
-    show_checks(checks, output)
-    return EXIT_DONE if all(check.ok or check.warning for _, check in checks) else EXIT_FAILED
+    with output.busy(f"Asking {listed(names)} …"):
+        found = [
+            finding
+            for each in together(lambda name: findings.of_host(services, name), names)
+            for finding in each
+        ]
+    output.document({"checks": findings.document(found, "host")})
+    findings.show(found, output)
+    return findings.exit_code(found)
 
 
 def _trust(args: argparse.Namespace, services: Services, output: Output) -> int:
     services.config.host(args.name)
-    key = services.scan_host_key(args.name)
+    with output.busy(f"Asking {args.name} for its key …"):
+        key = services.scan_host_key(args.name)
     if key.trusted == key.fingerprint:
+        output.document(key_document(key, trusted=True))
         output.line(f"✓ {args.name}: the {key.type} key {key.fingerprint} is trusted already.")
         return EXIT_DONE
-    output.note(f"{args.name} ({key.address}) presents the {key.type} key")
+    _show_key(key, output)
+    if key.trusted and not args.replace:
+        raise HostKeyChanged(
+            f"The key of {args.name} is not the one that was trusted; it stays refused.",
+            hint=f"Compare it on the host's own console: {_compare(key)}\n"
+            f"If it is right: vmconsole host trust {args.name} --replace",
+            subject=args.name,
+        )
+    _confirm(args, key, output)
+    try:
+        services.trust_host_key(key, replace=args.replace)
+    except OSError as error:
+        raise VmconsoleError(
+            f"The key of {args.name} cannot be stored: {error.strerror}.",
+            hint="Look at owner, mode and space of the folder that known_hosts is in.",
+            subject=args.name,
+        ) from error
+    output.document(key_document(key, trusted=True))
+    output.line(f"✓ {args.name}: trusted.")
+    output.hint(f"Next: vmconsole host check {args.name}")
+    return EXIT_DONE
+
+
+def _show_key(key: HostKey, output: Output) -> None:
+    output.note(f"{key.host} ({key.address}) presents the {key.type} key")
     output.note(f"  {key.fingerprint}", style="bold")
     if key.trusted:
-        output.note(
-            f"! The key trusted so far is {key.trusted}. If nobody changed it, somebody sits in between.",
-            "red",
-        )
-        if not args.replace:
-            raise UsageError(
-                f"The key of {args.name} is not the one that was trusted.",
-                hint="Compare it on the host's console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub); "
-                f"if it is right: vmconsole host trust {args.name} --replace",
-                subject=args.name,
-            )
+        output.note("! The key trusted so far is", style="red")
+        output.note(f"  {key.trusted}", style="red")
+        output.note("If nobody has reinstalled the host or changed its key, somebody sits in between.", "red")
+
+
+def _confirm(args: argparse.Namespace, key: HostKey, output: Output) -> None:
+    """Raises unless the key is the one that is expected."""
     if args.fingerprint:
-        if args.fingerprint != key.fingerprint:
+        if args.fingerprint.removeprefix("SHA256:") != key.fingerprint.removeprefix("SHA256:"):
             raise UsageError(
                 f"The key of {args.name} has the fingerprint {key.fingerprint}, not {args.fingerprint}.",
-                hint="Nothing was trusted.",
+                hint="Nothing was trusted. Somebody may sit in between, or the fingerprint is that of "
+                f"another key of the host: {_compare(key)}",
                 subject=args.name,
             )
-    elif not output.ask("Compare it with `ssh-keygen -lf` on the host's own console. Trust it?"):
-        raise Cancelled(
-            "Nothing was trusted. Without a terminal, say which key you expect: "
-            f"vmconsole host trust {args.name} --fingerprint {key.fingerprint}"
+        return
+    if not output.can_ask:
+        replace = " --replace" if args.replace else ""
+        raise UsageError(
+            "Nothing was trusted: there is no terminal to ask on.",
+            hint="Compare the fingerprint, then: "
+            f"vmconsole host trust {args.name}{replace} --fingerprint {key.fingerprint}",
+            subject=args.name,
         )
-    services.trust_host_key(key, replace=args.replace)
-    output.line(f"✓ {args.name}: trusted.")
-    output.line(f"  → Next: vmconsole host check {args.name}")
-    return EXIT_DONE
+    output.note(f"Compare it on the host's own console: {_compare(key)}")
+    if not output.ask("Is it the same?"):
+        raise Cancelled("Nothing was trusted.", subject=args.name)
+
+
+def _compare(key: HostKey) -> str:
+    kind = "ecdsa" if key.type.startswith("ecdsa") else key.type.removeprefix("ssh-")
+    return f"ssh-keygen -lf /etc/ssh/ssh_host_{kind}_key.pub"
 
 
 def _remove(args: argparse.Namespace, services: Services, output: Output) -> int:
     services.config.host(args.name)
-    services.editor.remove("hosts", args.name)
-    output.line(f"✓ {args.name} was removed from {services.config_path}. Its restore points stay.")
+    in_use = [group.name for group in services.config.groups() if _names(group.selector, args.name)]
+    if in_use:
+        raise ConfigError(
+            f"Host {args.name} is named by {'group' if len(in_use) == 1 else 'groups'} {', '.join(in_use)} "
+            f"in {services.config_path}.",
+            hint=f"Change it there first, or remove it: vmconsole group remove {in_use[0]}",
+            subject=args.name,
+        )
+    changing.remove(services, "hosts", args.name)
+    output.document({"removed": {"host": args.name}, "config": str(services.config_path)})
+    output.line(f"✓ Host {args.name} was removed from {services.config_path}. Its restore points stay.")
     return EXIT_DONE
+
+
+def _names(selector: Selector, host: str) -> bool:
+    """Whether the host is named outright; a pattern that only happens to match it is no hindrance."""
+    guests = (pattern for pattern in (*selector.guests, *selector.exclude) if "/" in pattern)
+    return host in selector.hosts or any(pattern.partition("/")[0] == host for pattern in guests)

@@ -7,15 +7,20 @@ vmconsole init --repository /srv/backup/vms --host kvm1=root@kvm1.example
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
+import shlex
 from pathlib import Path
 
+from vmconsole.cli import changing
 from vmconsole.cli.output import Output
-from vmconsole.cli.repo import full_location
+from vmconsole.cli.repo import full_location, open_or_make
 from vmconsole.cli.services import Services
-from vmconsole.errors import EXIT_DONE, UsageError
+from vmconsole.errors import EXIT_DONE, ConfigError, UsageError
 
 HELP = "first steps: configuration, repository, first host"
+_REPOSITORY = "main"
+_GROUP = "all"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,43 +29,104 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
-    location = args.repository or output.prompt("Where should the Borg repository be (folder or ssh://…)?")
+    _refuse_second(services)
+    asking = output.can_ask and not args.repository
+    if asking:
+        output.note(f"This writes {services.config_path} and makes a Borg repository. Ctrl-C leaves.")
+    location = args.repository or output.prompt("Where should the repository be (folder or ssh://…)")
     if not location:
         raise UsageError(
             "Say where the repository should be.", hint="vmconsole init --repository /srv/backup/vms"
         )
-    host = args.host or output.prompt("First host, as NAME=ADDRESS (kvm1=root@kvm1.example); empty for none")
-    name, separator, address = host.partition("=")
-    if host and not (name and separator and address):
-        raise UsageError(f"{host!r} is not NAME=ADDRESS.", hint="As in: kvm1=root@kvm1.example")
+    host = args.host or (output.prompt("First host, as NAME=ADDRESS (empty: later)") if asking else "")
+    name, address = _host(host)
     passphrase = services.config_path.parent / "passphrase"
-    _new_passphrase(passphrase, output)
-    services.editor.add(
-        "repositories", "main", {"location": full_location(location), "passphrase": {"file": passphrase.name}}
+    fresh = _new_passphrase(passphrase)
+    made = _write(services, output, full_location(location), passphrase, name, address)
+    output.document(
+        {
+            "config": str(services.config_path),
+            "repository": {"name": _REPOSITORY, "id": made, "location": full_location(location)},
+            "passphrase_file": str(passphrase),
+            "host": name or None,
+        }
     )
     output.line(f"✓ {services.config_path}")
-    services.repository("main").create()
-    output.line(f"✓ Repository main at {location}, encrypted (repokey-blake2).")
-    output.line(f"  → Copy {passphrase} to a second place now: without it nobody can restore, ever.")
-    if host:
-        services.editor.add("hosts", name, {"kind": "libvirt", "address": address})
-        services.editor.add("groups", "all", {"hosts": ["*"]})
-        output.line(f"✓ Host {name}, and a group `all` that covers every guest.")
-        output.line(f"  → Next: vmconsole host trust {name} && vmconsole host check {name}")
-        output.line("  → Then: vmconsole backup --group all --dry-run")
+    output.line(
+        f"✓ {passphrase}: " + ("a new random passphrase" if fresh else "was there already, and is used")
+    )
+    output.line(f"✓ Repository {_REPOSITORY} at {full_location(location)}, encrypted (repokey-blake2)")
+    if name:
+        output.line(f"✓ Host {name}, and a group `{_GROUP}` that covers every guest")
+    output.hint(f"Copy {passphrase} to a second place now: without it nobody can restore, ever.")
+    if name:
+        output.hint(f"Next: vmconsole host trust {name} && vmconsole host check {name}")
+        output.hint(f"Then: vmconsole backup --group {_GROUP} --dry-run")
     else:
-        output.line("  → Next: vmconsole host add kvm1 root@kvm1.example")
+        output.hint("Next: vmconsole host add kvm1 root@kvm1.example")
     return EXIT_DONE
 
 
-def _new_passphrase(path: Path, output: Output) -> None:
-    """Made once, never overwritten: an old passphrase may open an old repository."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+def _refuse_second(services: Services) -> None:
+    if services.config_path.exists() and services.config.repositories:
+        raise ConfigError(
+            f"{services.config_path} names a repository already; init is for the first steps.",
+            hint="Add to it: vmconsole host add, group add, repo init. Look at it: vmconsole doctor",
+            subject=str(services.config_path),
+        )
+
+
+def _host(text: str) -> tuple[str, str]:
+    name, _, address = text.partition("=")
+    if text and not (name and address):
+        raise UsageError(f"{text!r} is not NAME=ADDRESS.", hint="As in: --host kvm1=root@kvm1.example")
+    return name, address
+
+
+def _write(
+    services: Services, output: Output, location: str, passphrase: Path, host: str, address: str
+) -> str:
+    """The configuration, then the repository; a failure leaves neither. Returns the repository's id."""
+    undo: list[tuple[str, str]] = []
+
+    def add(section: str, name: str, values: dict[str, object]) -> None:
+        changing.add(services, section, name, values)
+        undo.append((section, name))
+
     try:
-        with path.open("x") as file:
-            path.chmod(0o600)
-            file.write(secrets.token_urlsafe(32) + "\n")
+        add("repositories", _REPOSITORY, {"location": location, "passphrase": {"file": passphrase.name}})
+        if host:
+            add("hosts", host, {"kind": "libvirt", "address": address})
+            if _GROUP not in services.config.file.groups:
+                add("groups", _GROUP, {"hosts": ["*"]})
+        return open_or_make(_REPOSITORY, services, output, existing=False)
+    except BaseException:
+        for section, name in reversed(undo):
+            changing.remove(services, section, name)
+        raise
+
+
+def _new_passphrase(path: Path) -> bool:
+    """Made once, never overwritten: an old passphrase may open an old repository. True when it is new."""
+    temporary = path.with_name(f".passphrase.{secrets.token_hex(6)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_urlsafe(32) + "\n")
+                file.flush()
+                os.fsync(descriptor)
+            # a link fails when the name is taken, and is never seen half-written
+            path.hardlink_to(temporary)
+        finally:
+            temporary.unlink()
     except FileExistsError:
-        output.line(f"✓ {path} is there already and is used.")
-        return
-    output.line(f"✓ {path}: a new random passphrase, readable by you alone.")
+        return False
+    except OSError as error:
+        raise ConfigError(
+            f"The passphrase file {path} cannot be made: {error.strerror}.",
+            hint=f"Look at the folder's owner and mode: ls -ld {shlex.quote(str(path.parent))}",
+            subject=str(path),
+        ) from error
+    return True

@@ -1,19 +1,25 @@
-"""Hosts, guests and disks; guests in no group are marked as unprotected."""
+"""Hosts, guests and disks. Guests in no group are marked as unprotected.
+
+A look that is less than a minute old serves again; --refresh asks anew.
+"""
 
 from __future__ import annotations
 
 import argparse
+from datetime import datetime
 
 from vmconsole.cli.documents import inventory_document
 from vmconsole.cli.format import age, size
 from vmconsole.cli.output import Output
 from vmconsole.cli.selection import look
 from vmconsole.cli.services import Services
+from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, HostUnreachable
-from vmconsole.model.guest import Guest, HostInventory
+from vmconsole.model.guest import Disk, Guest, HostInventory
 from vmconsole.model.point import RestorePoint
 
 HELP = "list hosts, guests and disks"
+_FRESH_SECONDS = 60
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,33 +32,44 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
     for name in args.hosts:
         services.config.host(name)
-    seen = _seen(args.hosts, services, refresh=args.refresh)
+    if not services.config.hosts:
+        output.note("No host is configured yet. Add one with: vmconsole host add kvm1 root@kvm1.example")
+    seen = _seen(args.hosts, services, output, refresh=args.refresh)
+    when = {name: moment for name, (_, moment) in services.store.inventories().items()}
     groups = {
         guest.uuid: [group.name for group in services.config.groups() if group.selector.why(guest)]
         for host in seen
         for guest in host.guests
     }
     last = _last_points(services)
-    if output.json:
-        output.document(inventory_document(seen, groups, last))
+    output.document(inventory_document(seen, groups, last, when))
     for host in seen:
-        _show(host, groups, last, services, output)
+        _show(host, when.get(host.name), groups, last, services, output)
+    _tell_unprotected(seen, groups, output)
     return HostUnreachable.exit_code if any(not host.reachable for host in seen) else EXIT_DONE
 
 
-def _seen(hosts: list[str], services: Services, *, refresh: bool) -> list[HostInventory]:
-    """A look that is less than a minute old serves again, unless a fresh one is asked for."""
+def _seen(hosts: list[str], services: Services, output: Output, *, refresh: bool) -> list[HostInventory]:
+    """What was seen within the last minute, and with this configuration, serves again."""
     names = hosts or list(services.config.hosts)
     if not refresh:
         now = services.clock.now()
         known = {
             name: inventory
             for name, (inventory, when) in services.store.inventories().items()
-            if 0 <= (now - when).total_seconds() < 60
+            if 0 <= (now - when).total_seconds() < _FRESH_SECONDS
+            and when.timestamp() > services.config.path.stat().st_mtime
         }
         if all(name in known for name in names):
             return [known[name] for name in names]
-    return look(services, names)
+    return look(services, output, names) if names else []
+
+
+def _tell_unprotected(seen: list[HostInventory], groups: dict[str, list[str]], output: Output) -> None:
+    count = sum(not groups[guest.uuid] for host in seen for guest in host.guests)
+    if count and not output.json:
+        what = "1 guest is" if count == 1 else f"{count} guests are"
+        output.note(f"! {what} in no group. Make one, as in: vmconsole group add all --host '*'", "yellow")
 
 
 def _last_points(services: Services) -> dict[str, RestorePoint]:
@@ -66,40 +83,56 @@ def _last_points(services: Services) -> dict[str, RestorePoint]:
 
 def _show(
     host: HostInventory,
+    when: datetime | None,
     groups: dict[str, list[str]],
     last: dict[str, RestorePoint],
     services: Services,
     output: Output,
 ) -> None:
     if not host.reachable:
-        output.line(f"✗ {host.name} ({host.kind.value}): {host.error}", style="red")
-        output.line(f"  → Check it with: vmconsole host check {host.name}")
+        output.line(f"✗ {host.name} ({host.kind.value}): {host.error}")
+        output.hint(f"Check it with: vmconsole host check {host.name}")
         return
-    load = ", ".join(
+    facts = [
         f"{name} {value:.0%}"
         for name, value in (("cpu", host.load.cpu), ("io", host.load.io), ("memory", host.load.memory))
         if value is not None
+    ]
+    if when is not None:
+        facts.append(f"seen {age(services.clock.now() - when)}")
+    output.line(f"{host.name} ({host.kind.value}) {', '.join(facts)}".rstrip(), style="bold")
+    if not host.guests:
+        output.note("  It has no guests that the login user can see.")
+        return
+    columns = (
+        Column("protected"),
+        Column("guest", least=16),
+        Column("state"),
+        Column("agent", drop=2),
+        Column("group", least=8, drop=1),
+        Column("last point"),
+        Column("size", right=True, drop=3),
+        Column("disks", least=18),
     )
-    output.line(f"{host.name} ({host.kind.value}) {load}".rstrip(), style="bold")
-    rows = [_row(guest, groups.get(guest.uuid, []), last.get(guest.uuid), services) for guest in host.guests]
     output.table(
-        ("", "guest", "state", "agent", "group", "last point", "size", "disks"), rows, right=("size",)
+        columns,
+        [_row(guest, groups.get(guest.uuid, []), last.get(guest.uuid), services) for guest in host.guests],
     )
 
 
 def _row(guest: Guest, groups: list[str], last: RestorePoint | None, services: Services) -> tuple[str, ...]:
-    disks = ", ".join(
-        f"{disk.id} {size(disk.size)} {disk.format}"
-        + ("" if disk.included else f" (left out: {disk.reason})")
-        for disk in guest.disks
-    )
     return (
-        "✓" if groups else "! unprotected",
+        "✓ yes" if groups else "! no",
         guest.name,
         guest.state.value,
         "yes" if guest.agent else "no",
         ", ".join(groups) or "–",
         age(services.clock.now() - last.time) if last else "– never",
         size(guest.size),
-        disks,
+        "\n".join(_disk(disk) for disk in guest.disks),
     )
+
+
+def _disk(disk: Disk) -> str:
+    left_out = "" if disk.included else f" (left out: {disk.reason})"
+    return f"{disk.id} {size(disk.size)} {disk.format}{left_out}"

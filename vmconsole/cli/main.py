@@ -31,9 +31,10 @@ VERBS = (
 )
 
 EPILOG = """\
-exit codes: 0 done, 1 failed, 2 usage or configuration, 3 finished with warnings,
-10 repository missing, 11 repository locked, 12 wrong passphrase, 20 host
-unreachable, 70 internal error, 130 interrupted; any other code means failure.
+exit codes: 0 done, 1 failed, 2 usage or configuration, 3 finished with
+warnings, 10 repository missing, 11 repository locked, 12 wrong passphrase,
+20 host unreachable, 70 internal error, 130 interrupted; any other code means
+failure.
 
 First time here? Look around with `vmconsole demo`, begin with `vmconsole init`.
 """
@@ -77,9 +78,7 @@ def build_parser() -> Parser:
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND")
     for name in VERBS:
         module = importlib.import_module(f"vmconsole.cli.{name}")
-        verb = verbs.add_parser(
-            name, help=module.HELP, description=module.__doc__
-        )
+        verb = verbs.add_parser(name, help=module.HELP, description=module.__doc__)
         module.configure(verb)
         _common_below(verb)
     return parser
@@ -104,7 +103,8 @@ def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace, Services
     if args.verb is None:
         raise UsageError(
             "The interactive console is not part of this version; every task has a command.",
-            hint="See: vmconsole --help    Look around first: vmconsole demo    Begin: vmconsole init",
+            hint="All commands: vmconsole --help\nFirst time here? Look around with vmconsole demo, "
+            "begin with vmconsole init",
         )
     command: Callable[[argparse.Namespace, Services, Output], int]
     command = importlib.import_module(f"vmconsole.cli.{args.verb}").run

@@ -69,6 +69,11 @@ class Output:
         self._speaks_in_lines = False
 
     @property
+    def on_screen(self) -> bool:
+        """A person watches: progress moves, and only what matters gets a line."""
+        return not self.json and (self.quiet or (self._lively and self._stdout.isatty()))
+
+    @property
     def unread(self) -> bool:
         """Nobody reads our results any more."""
         return self._stdout.lost is not None
@@ -95,6 +100,11 @@ class Output:
         """A line of result; text may hold foreign names, it is made safe."""
         if not self.json:
             self._text(self._out, visible(text), style or _STYLES.get(text[:1], ""))
+
+    def raw(self, text: str) -> None:
+        """Our own text, as it is: a script."""
+        if not self.json:
+            self._stdout.write(text + "\n")
 
     def hint(self, text: str) -> None:
         """What to do next, under a line of result."""
@@ -130,7 +140,7 @@ class Output:
         with self._lock:
             self._text(self._err, "✗ " + indented(error.message), "bold red")
             if error.hint:
-                self._text(self._err, "  → " + indented(error.hint))
+                self._text(self._err, "  → " + indented(error.hint, 4))
 
     @property
     def can_ask(self) -> bool:

@@ -62,7 +62,7 @@ class Parser(argparse.ArgumentParser):
         """The parser of the command, and of its action, that the arguments name."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                chosen = action.choices.get(getattr(args, action.dest, None))
+                chosen = action.choices.get(getattr(args, action.dest, None) or "")
                 if isinstance(chosen, Parser):
                     return chosen.below(args)
         return self

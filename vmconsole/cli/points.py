@@ -1,4 +1,9 @@
-"""List restore points, newest first."""
+"""List restore points, newest first.
+
+vmconsole points                 all of them
+vmconsole points web-01          one guest's
+vmconsole points --group daily   of the guests a group covers now
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,12 @@ import argparse
 from vmconsole.cli.documents import point_document
 from vmconsole.cli.format import duration, size
 from vmconsole.cli.output import Output
-from vmconsole.cli.selection import all_points, group_guests, reachable_guests
+from vmconsole.cli.parser import did_you_mean
+from vmconsole.cli.selection import all_points, group_points
 from vmconsole.cli.services import Services
+from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, PointNotFound
+from vmconsole.model.point import RestorePoint
 from vmconsole.runs.names import points_of
 
 HELP = "list restore points"
@@ -22,23 +30,54 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
-    points = [point for _, point in all_points(services, args.repository)]
-    if args.guest:
-        points = points_of(args.guest, points)
-        if not points:
-            raise PointNotFound(
-                f"{args.guest!r} has no restore point.",
-                hint="List them all with: vmconsole points",
-                subject=args.guest,
-            )
     if args.group:
-        guests, _ = reachable_guests(services)
-        covered = {guest.uuid for guest in group_guests(services, args.group, guests)}
-        points = [point for point in points if point.uuid in covered]
-    if output.json:
-        output.document({"points": [point_document(point) for point in points]})
+        services.config.group(args.group)
+    points = [point for _, point in all_points(services, output, args.repository)]
+    if args.guest:
+        points = _of_guest(args.guest, points)
+    if args.group:
+        points = group_points(services, output, args.group, points)
+    output.document({"points": [point_document(point) for point in points]})
+    if not points:
+        output.note(_nothing(args))
+        return EXIT_DONE
+    _show(points, output)
+    return EXIT_DONE
+
+
+def _of_guest(name: str, points: list[RestorePoint]) -> list[RestorePoint]:
+    found = points_of(name, points)
+    if not found:
+        raise PointNotFound(
+            f"{name!r} has no restore point.{did_you_mean(name, {point.guest for point in points})}",
+            hint="List them all with: vmconsole points",
+            subject=name,
+        )
+    return found
+
+
+def _nothing(args: argparse.Namespace) -> str:
+    if args.group:
+        return (
+            f"No guest of group {args.group} has a restore point. Make one: vmconsole backup -g {args.group}"
+        )
+    return "No restore points yet. Make the first with: vmconsole backup --all"
+
+
+def _show(points: list[RestorePoint], output: Output) -> None:
+    columns = (
+        Column("point"),
+        Column("guest", least=12, drop=5),
+        Column("time"),
+        Column("mode"),
+        Column("consistency", drop=1),
+        Column("size", right=True, drop=4),
+        Column("read", right=True, drop=2),
+        Column("stored", right=True, drop=2),
+        Column("took", right=True, drop=3),
+    )
     output.table(
-        ("point", "guest", "time", "mode", "consistency", "size", "read", "stored", "took"),
+        columns,
         [
             (
                 point.archive,
@@ -53,8 +92,4 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
             )
             for point in points
         ],
-        right=("size", "read", "stored", "took"),
     )
-    if not points and not output.json:
-        output.note("No restore points yet. Make the first with: vmconsole backup --all")
-    return EXIT_DONE

@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from vmconsole.cli.format import duration, progress_size, size, visible
+from vmconsole.cli.format import countdown, progress_size, size, visible
 from vmconsole.cli.meter import Meter
 from vmconsole.events import (
     DiskProgress,
@@ -126,9 +126,9 @@ class Progress:
             turn = _SPINNER[int((now - self._began) * _TURNS_PER_SECOND) % len(_SPINNER)]
             lines = [_line(turn, name, guest, now, width) for name, guest in self._guests.items()]
             if not lines:
-                lines = [_plain(turn, self._what or "starting", duration(now - self._began), width)]
+                lines = [_plain(turn, self._what or "starting", countdown(now - self._began), width)]
             if self._expected > 1:
-                done = f"  {self._finished} of {self._expected} guests, {duration(now - self._began)}"
+                done = f"  {self._finished} of {self._expected} guests, {countdown(now - self._began)}"
                 lines.append(_cut(Text(done, style="dim"), width))
             if self._stopping():
                 lines.append(_cut(Text(STOPPING, style="yellow"), width))
@@ -138,7 +138,7 @@ class Progress:
 def _line(turn: str, name: str, guest: _Guest, now: float, width: int) -> Text:
     meter = guest.meter
     if meter is None or meter.done >= meter.total:
-        return _plain(turn, f"{_short(name)}  {guest.step}", duration(now - guest.since), width)
+        return _plain(turn, f"{_short(name)}  {guest.step}", countdown(now - guest.since), width)
     return bar(
         f"{turn} {_short(name)} {visible(guest.disk)}",
         meter.done,
@@ -150,12 +150,12 @@ def _line(turn: str, name: str, guest: _Guest, now: float, width: int) -> Text:
 
 def _speed(meter: Meter, now: float) -> str:
     if idle := meter.stalled(now):
-        return f"nothing came for {duration(idle)}"
+        return f"nothing came for {countdown(idle)}"
     rate, left = meter.rate(now), meter.left(now)
-    words = [f"{size(round(rate))}/s"] if rate else []
-    if left is not None:
-        words.append(f"{duration(max(1.0, round(left)))} left")
-    return "  ".join(words)
+    if not rate or left is None:
+        return ""
+    # of one width, or the bar beside it would jump
+    return f"{size(round(rate)) + '/s':>10}  {countdown(max(1.0, left)) + ' left':>9}"
 
 
 def bar(title: str, done: int, total: int, speed: str, width: int) -> Text:

@@ -1,22 +1,29 @@
 """Borg repositories.
 
-vmconsole repo init main /srv/backup/vms --passphrase-file ~/.borg-passphrase
-vmconsole repo check main --verify-data
+  vmconsole repo init main /srv/backup/vms --passphrase-file ~/.borg-passphrase
+  vmconsole repo init main /srv/backup/vms --passphrase-file ~/.borg-passphrase --existing
+  vmconsole repo check main --verify-data
+
+The second line takes over a repository that is there already, on a new backup server for example.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
+from vmconsole.cli import changing
 from vmconsole.cli.format import size
 from vmconsole.cli.output import Output
 from vmconsole.cli.services import Services
-from vmconsole.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from vmconsole.cli.table import Column
+from vmconsole.errors import EXIT_DONE, EXIT_FAILED, RepositoryError, UsageError
 from vmconsole.interfaces import RepositoryInfo
 from vmconsole.model.point import iso
 
 HELP = "make, list, inspect and check repositories"
+_NONE = "No repository yet. Make one: vmconsole repo init main /srv/backup/vms --passphrase-file FILE"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +36,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "location", nargs="?", metavar="LOCATION", help="a folder, or ssh://user@host:port/path"
     )
     init.add_argument("--encryption", metavar="MODE", help="default: repokey-blake2")
+    init.add_argument("--existing", action="store_true", help="it is there already: open it, make nothing")
     secret = init.add_mutually_exclusive_group()
     secret.add_argument("--passphrase-file", metavar="FILE", help="file that holds the passphrase, mode 0600")
-    secret.add_argument("--passphrase-command", nargs="+", metavar="ARG", help="program that prints it")
+    secret.add_argument(
+        "--passphrase-command", metavar="COMMAND", help="program (with arguments) that prints it"
+    )
     secret.add_argument("--passphrase-env", metavar="NAME", help="environment variable that holds it")
     secret.add_argument("--passphrase-credential", metavar="NAME", help="systemd credential that holds it")
     secret.add_argument("--passphrase-keyring", metavar="SERVICE/USER", help="keyring entry that holds it")
@@ -49,27 +59,81 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
 
 
 def _init(args: argparse.Namespace, services: Services, output: Output) -> int:
+    passphrase = _passphrase(args)
+    if not args.location and (args.encryption or passphrase):
+        raise UsageError(
+            "--encryption and --passphrase-… go with a location.",
+            hint=f"As in: vmconsole repo init {args.name} /srv/backup/vms --passphrase-file FILE",
+        )
     if args.location:
         values: dict[str, object] = {"location": full_location(args.location)}
         if args.encryption:
             values["encryption"] = args.encryption
-        sources = ("file", "command", "env", "credential", "keyring")
-        for source in sources:
-            if given := getattr(args, f"passphrase_{source}"):
-                values["passphrase"] = {source: full_location(given) if source == "file" else given}
-        services.editor.add("repositories", args.name, values)
-    elif args.encryption or args.passphrase_file:
-        raise UsageError("--encryption and --passphrase-… go with a location.")
-    services.config.repository(args.name)
-    created = services.repository(args.name).create()
+        if passphrase:
+            values["passphrase"] = passphrase
+        changing.add(services, "repositories", args.name, values)
+    try:
+        made = open_or_make(args.name, services, output, existing=args.existing)
+    except BaseException:
+        if args.location:
+            changing.remove(services, "repositories", args.name)
+        raise
     settings = services.config.repository(args.name)
-    if output.json:
-        output.document({"name": args.name, "id": created, "location": settings.location})
+    output.document(
+        {
+            "name": args.name,
+            "id": made,
+            "location": settings.location,
+            "encryption": settings.encryption,
+            "existing": args.existing,
+        }
+    )
+    if args.existing:
+        output.line(f"✓ Repository {args.name} at {settings.location} opens.")
+        output.hint("See what it holds: vmconsole points")
+        return EXIT_DONE
     output.line(f"✓ Repository {args.name} was made at {settings.location} ({settings.encryption}).")
     if settings.encryption != "none":
-        output.line("  → Keep the passphrase in a second place: without it nobody can restore, ever.")
-        output.line(f"  → Keep the key too: borg key export --paper {settings.location}")
+        output.hint("Keep the passphrase in a second place: without it nobody can restore, ever.")
+        output.hint(f"Keep the key too: borg key export --paper {shlex.quote(settings.location)}")
     return EXIT_DONE
+
+
+def open_or_make(name: str, services: Services, output: Output, *, existing: bool) -> str:
+    """Make the repository, or open the one that is there; returns its id. Raises RepositoryError."""
+    repository = services.repository(name)
+    location = services.config.repository(name).location
+    if existing:
+        with output.busy(f"Opening {location} …"), repository.reader() as reader:
+            reader.points()
+        return repository.id()
+    if "://" not in location and Path(location, "config").is_file() and Path(location, "data").is_dir():
+        raise RepositoryError(
+            f"There is a repository at {location} already; it stays as it is.",
+            hint=f"Take it over: vmconsole repo init {name} {shlex.quote(location)} --existing "
+            "--passphrase-file FILE",
+            subject=name,
+        )
+    with output.busy(f"Making {location} …"):
+        return repository.create()
+
+
+def _passphrase(args: argparse.Namespace) -> dict[str, object]:
+    """Where the configuration will look for it."""
+    if args.passphrase_file:
+        return {"file": full_location(args.passphrase_file)}
+    if args.passphrase_command:
+        try:
+            return {"command": shlex.split(args.passphrase_command)}
+        except ValueError as error:
+            raise UsageError(
+                f"--passphrase-command {args.passphrase_command!r} cannot be split into words: {error}.",
+                hint="Quote it as one word for the shell, as in: --passphrase-command 'pass show borg'",
+            ) from error
+    for source in ("env", "credential", "keyring"):
+        if given := getattr(args, f"passphrase_{source}"):
+            return {source: given}
+    return {}
 
 
 def full_location(text: str) -> str:
@@ -79,28 +143,41 @@ def full_location(text: str) -> str:
 
 def _list(args: argparse.Namespace, services: Services, output: Output) -> int:
     repositories = services.config.repositories
-    if output.json:
-        output.document(
-            {
-                "repositories": [
-                    {"name": name, "location": r.location, "encryption": r.encryption}
-                    for name, r in repositories.items()
-                ]
-            }
-        )
+    output.document(
+        {
+            "repositories": [
+                {"name": name, "location": r.location, "encryption": r.encryption}
+                for name, r in repositories.items()
+            ]
+        }
+    )
+    if not repositories:
+        output.note(_NONE)
+        return EXIT_DONE
     output.table(
-        ("repository", "location", "encryption"),
+        (Column("repository"), Column("location", least=20), Column("encryption", drop=1)),
         [(name, r.location, r.encryption) for name, r in repositories.items()],
     )
     return EXIT_DONE
 
 
 def _info(args: argparse.Namespace, services: Services, output: Output) -> int:
-    found = [services.repository(name).info() for name in _names(args.name, services)]
-    if output.json:
-        output.document({"repositories": [_document(info) for info in found]})
+    found = []
+    for name in _names(args.name, services):
+        with output.busy(f"Asking repository {name} …"):
+            found.append(services.repository(name).info())
+    output.document({"repositories": [_document(info) for info in found]})
+    columns = (
+        Column("repository"),
+        Column("location", least=20),
+        Column("encryption", drop=3),
+        Column("points", right=True),
+        Column("guests' bytes", right=True, drop=2),
+        Column("stored", right=True),
+        Column("last change", drop=1),
+    )
     output.table(
-        ("repository", "location", "encryption", "points", "guests' bytes", "stored", "last change"),
+        columns,
         [
             (
                 info.name,
@@ -113,27 +190,28 @@ def _info(args: argparse.Namespace, services: Services, output: Output) -> int:
             )
             for info in found
         ],
-        right=("points", "guests' bytes", "stored"),
     )
     return EXIT_DONE
 
 
 def _check(args: argparse.Namespace, services: Services, output: Output) -> int:
     results: dict[str, list[str]] = {}
-    with output.events() as sink:
-        for name in _names(args.name, services):
-            with services.runner([sink]).run("check", name) as (context, outcome):
-                results[name] = services.repository(name).check(verify_data=args.verify_data, context=context)
-            for _, error in outcome.errors:
-                raise error
-    if output.json:
-        output.document({"repositories": [{"name": n, "problems": p} for n, p in results.items()]})
+    for name in _names(args.name, services):
+        with (
+            output.events(services) as watcher,
+            services.runner([watcher]).run("check", name) as (context, outcome),
+        ):
+            results[name] = services.repository(name).check(verify_data=args.verify_data, context=context)
+        for _, error in outcome.errors:
+            raise error
+    output.document({"repositories": [{"name": n, "problems": p} for n, p in results.items()]})
     for name, problems in results.items():
-        output.line(f"✓ {name}: no problems." if not problems else f"✗ {name}: {len(problems)} problems.")
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        output.line(f"✗ {name}: {count}." if problems else f"✓ {name}: no problems.")
         for problem in problems:
             output.line(f"  {problem}")
         if problems:
-            output.line("  → Read before you repair: borg check --help")
+            output.hint("Read before you repair: borg check --help")
     return EXIT_FAILED if any(results.values()) else EXIT_DONE
 
 
@@ -141,6 +219,8 @@ def _names(name: str | None, services: Services) -> list[str]:
     if name:
         services.config.repository(name)
         return [name]
+    if not services.config.repositories:
+        raise UsageError("No repository is configured yet.", hint=_NONE.partition(". ")[2])
     return list(services.config.repositories)
 
 

@@ -10,16 +10,16 @@ A restore never overwrites a file or a guest.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vmconsole.cli.format import size
 from vmconsole.cli.output import Output
 from vmconsole.cli.selection import all_points
 from vmconsole.cli.services import Services
-from vmconsole.errors import EXIT_DONE, Cancelled, UsageError
-from vmconsole.interfaces import GuestRestore
-from vmconsole.model.point import RestorePoint
+from vmconsole.errors import EXIT_DONE, Cancelled, GuestExists, RestoreFailed, UsageError
+from vmconsole.interfaces import Context, GuestRestore, RepositoryReader
+from vmconsole.model.point import DiskPoint, RestorePoint
 from vmconsole.runs.names import find_point
 from vmconsole.runs.restore import choose_disks, file_destinations, restore_files, restore_guest
 
@@ -31,7 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "point", metavar="POINT", help="archive name, GUEST@latest, GUEST@2026-11-22, GUEST@-2"
     )
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--to", type=Path, metavar="FILE|DIR", help="a file for one disk, a folder for all")
+    where.add_argument(
+        "--to", metavar="FILE|DIR", help="a file for one disk, a folder for all (with / at its end: is made)"
+    )
     where.add_argument("--host", metavar="HOST", help="make a new guest on this host")
     parser.add_argument(
         "--disk", action="append", default=[], metavar="ID", help="only this disk (repeatable)"
@@ -50,7 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
-    found = all_points(services, args.repository)
+    _check_options(args, services)
+    found = all_points(services, output, args.repository)
     point = find_point(args.point, [point for _, point in found])
     repository = next(name for name, candidate in found if candidate.archive == point.archive)
     if args.to is not None:
@@ -58,62 +61,115 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
     return _to_host(args, point, repository, services, output)
 
 
+def _check_options(args: argparse.Namespace, services: Services) -> None:
+    """What can be known to fail before anything is read."""
+    if args.to is not None and (args.new_name or args.storage or args.start):
+        raise UsageError(
+            "--as, --storage and --start make a guest on a host; --to only writes files.",
+            hint="Say --host HOST instead of --to.",
+        )
+    if args.host is not None and args.disk:
+        raise UsageError(
+            "A guest is restored with all its disks; --disk goes with --to.",
+            hint="One disk into a file: vmconsole restore POINT --to FILE --disk ID",
+        )
+    if args.host is not None:
+        services.config.host(args.host)
+
+
 def _to_files(
     args: argparse.Namespace, point: RestorePoint, repository: str, services: Services, output: Output
 ) -> int:
-    if args.new_name or args.storage or args.start:
-        raise UsageError("--as, --storage and --start go with --host, not with --to.")
-    places = file_destinations(point, choose_disks(point, args.disk), args.to)
+    places = _places(point, choose_disks(point, args.disk), args.to)
     if args.dry_run:
-        if output.json:
-            output.document(
-                {
-                    "archive": point.archive,
-                    "files": [
-                        {"disk": disk.id, "path": str(place), "size": disk.size} for disk, place in places
-                    ],
-                }
-            )
+        files = [{"disk": disk.id, "path": str(place), "size": disk.size} for disk, place in places]
+        output.document({"archive": point.archive, "files": files})
         for disk, place in places:
             output.line(f"{disk.id} → {place}, {size(disk.size)} (sparse)")
+        output.note("Nothing was written.")
         return EXIT_DONE
-    with (
-        output.events() as sink,
-        services.runner([sink]).run("restore", point.archive) as (context, outcome),
-        services.repository(repository).reader() as reader,
-    ):
+
+    def work(reader: RepositoryReader, context: Context) -> None:
+        if args.to.endswith("/"):
+            _make_folder(Path(args.to))
         restore_files(point, places, reader, services.new_file, context)
-    for _, error in outcome.errors:
-        output.error(error)
-    return outcome.exit_code
+
+    return _restore(point, repository, work, services, output)
+
+
+def _places(point: RestorePoint, disks: Sequence[DiskPoint], to: str) -> list[tuple[DiskPoint, Path]]:
+    folder = Path(to)
+    if to.endswith("/") and not folder.exists():
+        return [(disk, folder / f"{disk.id}.raw") for disk in disks]
+    return file_destinations(point, disks, folder)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise RestoreFailed(
+            f"The folder {folder} cannot be made: {error.strerror}.",
+            hint="Name another place with --to.",
+            subject=str(folder),
+        ) from error
 
 
 def _to_host(
     args: argparse.Namespace, point: RestorePoint, repository: str, services: Services, output: Output
 ) -> int:
-    if args.disk:
-        raise UsageError("A guest is restored with all its disks; --disk goes with --to.")
     hypervisor = services.hypervisor(args.host)
     request = GuestRestore(args.new_name or point.guest, args.storage, start=args.start)
     if args.dry_run:
-        output.line(
-            f"{point.archive} → {args.host}/{request.name}, "
-            f"{len(point.stored_disks)} disks, {size(point.size)}"
-        )
-        if output.json:
-            output.document({"archive": point.archive, "host": args.host, "guest": request.name})
-        return EXIT_DONE
+        return _dry_run_on_host(args.host, point, request, services, output)
 
     def confirm(notes: Sequence[str]) -> None:
-        if notes and not args.yes and not output.json and not output.quiet and not output.ask_or_go("Go on?"):
-            raise Cancelled("Nothing was restored.")
+        if notes and not args.yes and not output.quiet and output.can_ask and not output.ask("Go on?"):
+            raise Cancelled("Nothing was restored.", subject=request.name)
 
+    return _restore(
+        point,
+        repository,
+        lambda reader, context: restore_guest(point, hypervisor, request, reader, context, confirm),
+        services,
+        output,
+    )
+
+
+def _dry_run_on_host(
+    host: str, point: RestorePoint, request: GuestRestore, services: Services, output: Output
+) -> int:
+    with output.busy(f"Asking {host} …"):
+        guests = services.hypervisor(host).inventory().guests
+    if any(guest.name == request.name for guest in guests):
+        raise GuestExists(
+            f"There is a guest {request.name!r} on {host} already; a restore never overwrites.",
+            hint="Choose another name with --as NAME.",
+            subject=request.name,
+        )
+    disks = [{"id": disk.id, "size": disk.size} for disk in point.stored_disks]
+    output.document(
+        {"archive": point.archive, "host": host, "guest": request.name, "size": point.size, "disks": disks}
+    )
+    count = "1 disk" if len(disks) == 1 else f"{len(disks)} disks"
+    output.line(f"{point.archive} → {host}/{request.name}: {count}, {size(point.size)} (sparse)")
+    output.note(f"Nothing was changed. The name is free on {host}; its storage was not looked at.")
+    return EXIT_DONE
+
+
+def _restore(
+    point: RestorePoint,
+    repository: str,
+    work: Callable[[RepositoryReader, Context], None],
+    services: Services,
+    output: Output,
+) -> int:
     with (
-        output.events() as sink,
-        services.runner([sink]).run("restore", point.archive) as (context, outcome),
+        output.events(services) as watcher,
+        services.runner([watcher]).run("restore", point.archive) as (context, outcome),
         services.repository(repository).reader() as reader,
     ):
-        restore_guest(point, hypervisor, request, reader, context, confirm)
+        work(reader, context)
     for _, error in outcome.errors:
         output.error(error)
     return outcome.exit_code

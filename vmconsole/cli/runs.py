@@ -1,8 +1,8 @@
 """Runs: what happened, and what is happening now.
 
-  vmconsole runs                   the last fifty
-  vmconsole runs RUN               one run's log
-  vmconsole runs --follow          watch the newest one until it ends; Ctrl-C leaves it running
+vmconsole runs                   the last fifty
+vmconsole runs RUN               one run's log
+vmconsole runs --follow          watch the newest one until it ends; Ctrl-C leaves it running
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from vmconsole.cli.documents import run_document
 from vmconsole.cli.output import Output
 from vmconsole.cli.runs import find_run
 from vmconsole.cli.services import Services
-from vmconsole.errors import EXIT_DONE, UsageError, VmconsoleError
+from vmconsole.errors import EXIT_DONE, VmconsoleError
 from vmconsole.model.run import Run, RunState
 
 HELP = "stop a run cleanly"
@@ -25,9 +25,9 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
     if row.state is not RunState.RUNNING:
         return _say(row, f"Run {row.id} is not running: {row.state.value}.", stopped=False, output=output)
     if not services.stop_process(row.process):
-        raise UsageError(
+        raise VmconsoleError(
             f"Run {row.id} is not a process of this machine ({row.process}).",
-            hint="Stop it where it runs; if that machine is gone, check the hosts there with: vmconsole doctor",
+            hint="Stop it on the machine where it runs.",
             subject=row.id,
         )
     deadline = services.clock.monotonic() + _WAIT_SECONDS

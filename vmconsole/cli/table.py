@@ -62,7 +62,10 @@ def _choose(
         below = [index for index in shown if columns[index].below]
         shown = [index for index in shown if index not in below]
     # folded only as far as is still readable; what does not fit even so goes
-    tight = [min(natural[i], max(c.least, cell_len(c.title))) if c.least else natural[i] for i, c in enumerate(columns)]
+    tight = [
+        min(natural[i], max(c.least, cell_len(c.title))) if c.least else natural[i]
+        for i, c in enumerate(columns)
+    ]
     while _total(tight, shown) > width and any(columns[index].drop for index in shown):
         shown.remove(max(shown, key=lambda index: columns[index].drop))
     widths = dict(zip(shown, _grown(tight, natural, shown, width), strict=True))
@@ -97,7 +100,9 @@ def _row(cells: Sequence[Text], placed: Sequence[_Placed], console: Console) -> 
         for place, lines in zip(placed, folded, strict=True):
             cell = lines[number] if number < len(lines) else Text()
             space = " " * max(0, place.width - cell_len(cell.plain))
-            line.append(space).append_text(cell) if place.column.right else line.append_text(cell).append(space)
+            line.append(space).append_text(cell) if place.column.right else line.append_text(cell).append(
+                space
+            )
             line.append(" " * _GAP)
         line.rstrip()
         yield line
@@ -106,7 +111,9 @@ def _row(cells: Sequence[Text], placed: Sequence[_Placed], console: Console) -> 
 def _folded(cell: Text, width: int, console: Console) -> list[Text]:
     lines: list[Text] = []
     for part in cell.split("\n", allow_blank=True):
-        lines += part.wrap(console, max(1, width), overflow="fold") if cell_len(part.plain) > width else [part]
+        lines += (
+            part.wrap(console, max(1, width), overflow="fold") if cell_len(part.plain) > width else [part]
+        )
     return lines or [Text()]
 
 

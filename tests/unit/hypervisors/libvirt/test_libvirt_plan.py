@@ -72,8 +72,8 @@ def test_nothing_to_back_up_and_sizes_nobody_knows() -> None:
             "another run of vmconsole",
         ),
         (
-            replace(GUEST, job="Backup", job_xml="<domainbackup><server socket='/tmp/v.1'/></domainbackup>"),
-            r"another program \(through /tmp/v.1\)",
+            replace(GUEST, job="Backup", job_xml="<domainbackup><server socket='/run/v.1'/></domainbackup>"),
+            r"another program \(through /run/v.1\)",
         ),
         (replace(GUEST, job="Backup", job_xml="<rubbish"), "another program"),
     ],
