@@ -97,6 +97,9 @@ class Wiring:
         return self._once("repository", name, lambda: self._open_repository(name))
 
     def runner(self, listeners: Sequence[EventSink]) -> Runner:
+        from vmconsole.disks.memory import keep_buffers
+
+        keep_buffers()
         return Runner(self.store, self.clock, self.cancel, listeners)
 
     def new_file(self, path: Path, size: int) -> FileTarget:

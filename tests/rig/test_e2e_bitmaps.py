@@ -117,8 +117,8 @@ def test_a_failed_start_breaks_one_bitmap_only(e2e: World, guest: Guest, tmp_pat
     guest.poweroff()
     pidfile = guest.host.root / "holder.pid"
     guest.host.run(
-        ["qemu-nbd", "--fork", "--pid-file", str(pidfile), "-k", f"{guest.host.root}/holder.sock", "-f", "qcow2",
-         str(guest.images["vdb"])],
+        ["qemu-nbd", "--fork", "--pid-file", str(pidfile), "-k", f"{guest.host.root}/holder.sock",
+         "-f", "qcow2", str(guest.images["vdb"])],
     )  # fmt: skip
     try:
         assert guest.host.run(["virsh", "-c", "qemu:///system", "start", guest.uuid], check=False).returncode
@@ -250,7 +250,8 @@ def test_a_running_job_of_another_program_is_left_alone(e2e: World, guest: Guest
     folder = guest.host.run(["sh", "-c", "echo /var/lib/libvirt/qemu/domain-*-bits"]).stdout.strip()
     guest.virsh(
         "backup-begin", "/dev/stdin",
-        stdin=f"<domainbackup mode='pull'><server transport='unix' socket='{folder}/other.sock'/></domainbackup>",
+        stdin="<domainbackup mode='pull'>"
+        f"<server transport='unix' socket='{folder}/other.sock'/></domainbackup>",
     )  # fmt: skip
     try:
         change(guest, 2)

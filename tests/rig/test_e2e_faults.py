@@ -1,4 +1,4 @@
-"""Each fault with its exact error, exit code and hint; afterwards nothing is left, and the next run is right."""
+"""Each fault with its exact error, exit code and hint; then nothing is left, and the next run is right."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def told(ran: Ran, error: str, message: str, hint: str) -> dict[str, Any]:
 
 
 def nothing_left(world: World, guest: Guest, points: int) -> None:
-    """On the host only the checkpoint of the newest of so many points; the repository clean, the journal empty."""
+    """On the host only the checkpoint of the newest of so many points; a clean repository, an empty journal."""
     wait_for(lambda: len(leftovers(guest)) <= min(points, 1), "the host to be as it was", 60)
     found = world.points(guest)
     assert len(found) == points

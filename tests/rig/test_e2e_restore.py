@@ -1,4 +1,4 @@
-"""A whole guest to a second host through the command line: it boots, its agent answers, its data are the same."""
+"""A whole guest to a second host through the command line: it boots, its agent answers, its data are right."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def raw_of(guest: Guest, disk: str, place: Path) -> Path:
     element = guest.xml().find(f"devices/disk/target[@dev='{disk}']/..")
     assert element is not None
     source, driver = element.find("source"), element.find("driver")
-    assert source is not None and driver is not None
+    assert source is not None
+    assert driver is not None
     target = place / f"{disk}.check"
     guest.host.run(
         [

@@ -16,7 +16,7 @@ class Workers:
     """Runs jobs that never raise. submit() blocks while too much is waiting: that is the backpressure."""
 
     def __init__(self, chunk_size: int) -> None:
-        threads = min(MAX_THREADS, (os.cpu_count() or 1) + 1)
+        threads = min(MAX_THREADS, max(2, os.cpu_count() or 1))
         self._slots = threading.BoundedSemaphore(max(threads + 1, min(256, IN_FLIGHT // chunk_size)))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="borg-chunks")
 
