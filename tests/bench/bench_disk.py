@@ -87,9 +87,7 @@ def changes(size: int, areas: list[tuple[int, int]], seed: int) -> list[Change]:
     return sorted(made, key=lambda change: change.offset)
 
 
-def _place(
-    dice: random.Random, size: int, areas: list[tuple[int, int]], length: int, taken: set[int]
-) -> int:
+def _place(dice: random.Random, size: int, areas: list[tuple[int, int]], length: int, taken: set[int]) -> int:
     while True:
         start, room = (0, size)
         if dice.random() < 0.75:

@@ -30,7 +30,9 @@ class Launcher:
         self._process.stdout.close()
         self._process.wait()
 
-    def run(self, argv: list[str], *, cwd: str, env: dict[str, str], out: str, stdin: str = "/dev/null") -> dict:
+    def run(
+        self, argv: list[str], *, cwd: str, env: dict[str, str], out: str, stdin: str = "/dev/null"
+    ) -> dict:
         """status; seconds; cpu: seconds of processor; memory: bytes, the largest of the program's own peak and
         those of the programs it waited for.
 

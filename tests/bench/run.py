@@ -89,7 +89,11 @@ class Bench:
         os.sync()  # what others left to be written must not slow this one down
         out = self.folder / "out"
         made = self.launcher.run(
-            list(argv), cwd=str(self.folder), env=self.environment, out=str(out), stdin=str(stdin or "/dev/null")
+            list(argv),
+            cwd=str(self.folder),
+            env=self.environment,
+            out=str(out),
+            stdin=str(stdin or "/dev/null"),
         )
         if made["status"]:
             said = out.read_text() + Path(f"{out}.err").read_text()
@@ -192,7 +196,9 @@ def report(figures: Figures, programs: list[str]) -> None:
     for name in programs:
         pairs = zip(figures["incremental", name], figures["incremental", "vmconsole"], strict=True)
         if name != "vmconsole":
-            print(f"  {name:<12} {_spread([theirs.seconds / ours.seconds for theirs, ours in pairs], '{:.1f}')}")
+            print(
+                f"  {name:<12} {_spread([theirs.seconds / ours.seconds for theirs, ours in pairs], '{:.1f}')}"
+            )
     print("\nvmconsole's steps, median seconds")
     for phase in PHASES:
         print(f"  {phase:<12} {_steps(figures[phase, 'vmconsole'])}")
@@ -205,7 +211,9 @@ def _spread(values: list[float], form: str) -> str:
 
 def _steps(made: Iterable[Figure]) -> str:
     rows = list(made)
-    parts = [f"{step} {statistics.median(row.steps.get(step, 0) for row in rows):.2f}" for step in rows[0].steps]
+    parts = [
+        f"{step} {statistics.median(row.steps.get(step, 0) for row in rows):.2f}" for step in rows[0].steps
+    ]
     outside = statistics.median(row.seconds - sum(row.steps.values()) for row in rows)
     return ", ".join([*parts, f"all else {outside:.2f}"])
 
@@ -229,11 +237,17 @@ def sparse_disk(bench: Bench, size: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=float, default=4, metavar="GIB", help="of the disk (default 4)")
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="how often (default 5)")
-    parser.add_argument("--only", nargs="+", choices=PROGRAMS, metavar="PROGRAM", help=f"of: {', '.join(PROGRAMS)}")
-    parser.add_argument("--sparse", type=float, default=1, metavar="TIB", help="of the sparse disk; 0: leave it out")
+    parser.add_argument(
+        "--only", nargs="+", choices=PROGRAMS, metavar="PROGRAM", help=f"of: {', '.join(PROGRAMS)}"
+    )
+    parser.add_argument(
+        "--sparse", type=float, default=1, metavar="TIB", help="of the sparse disk; 0: leave it out"
+    )
     options = parser.parse_args()
     if reason := problem():
         raise SystemExit(reason)
@@ -241,7 +255,9 @@ def main() -> None:
     programs = [name for name in PROGRAMS if name in (options.only or PROGRAMS)]
     programs = [name for name in programs if name != "restic" or shutil.which("restic")]
     load = ", ".join(f"{number:.1f}" for number in os.getloadavg())
-    print(f"{os.cpu_count()} processors, load before {load}; disk of {size / GIB:g} GiB, 40 % data, {options.runs} runs")
+    print(
+        f"{os.cpu_count()} processors, load before {load}; disk of {size / GIB:g} GiB, 40 % data, {options.runs} runs"
+    )
     with Launcher() as launcher, Lab() as lab, tempfile.TemporaryDirectory(dir=lab.folder("bench")) as folder:
         if size and options.runs:
             compare(launcher, lab, Path(folder), size, options.runs, programs)

@@ -28,6 +28,7 @@ class BorgRepository:
     def __init__(self, settings: BorgSettings, machine: Machine) -> None:
         self.settings = settings
         self._borg = BorgCommand(settings, machine)
+        self._open_id = ""
 
     @property
     def name(self) -> str:
@@ -50,7 +51,8 @@ class BorgRepository:
         return self.id()
 
     def id(self) -> str:
-        return _text(self._listing(), "repository", "id")
+        """Known while a writer is open; the borg command, which would wait for its lock, is asked otherwise."""
+        return self._open_id or _text(self._listing(), "repository", "id")
 
     def _listing(self, *options: str) -> dict[str, Any]:
         return self._borg.json("list", *(options or ("--last", "1")))
@@ -110,7 +112,11 @@ class BorgRepository:
         from vmconsole.borg.engine.writer import writing
 
         with writing(self.settings, context) as writer:
-            yield writer
+            self._open_id = writer.repository_id
+            try:
+                yield writer
+            finally:
+                self._open_id = ""
 
     def reader(self) -> AbstractContextManager[RepositoryReader]:
         return self._reader()

@@ -153,7 +153,7 @@ def _named(names: list[str], seen: list[Guest], unreachable: list[HostInventory]
 
 
 def _out_of_reach(unreachable: list[HostInventory]) -> str:
-    return "; ".join(f"{host.name} ({host.error})" for host in unreachable)
+    return "; ".join(host.error for host in unreachable)
 
 
 def _dry_run(work: list[Target], services: Services, output: Output) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
+import sys
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -116,10 +118,21 @@ def _show(points: list[RestorePoint], folder: Path, output: Output) -> None:
     place = shlex.quote(str(folder))
     output.line()
     output.line("Every point is an ordinary Borg archive, and whole. Try:")
+    if (programs := _programs()) is not None:
+        output.line(f"  export PATH={shlex.quote(str(programs))}:$PATH")
     output.line(f"  export VMCONSOLE_CONFIG={place}/config.toml")
     output.line("  vmconsole points")
     output.line(f"  vmconsole restore web-01@latest --to {place}/restored/")
     output.line(f"  BORG_PASSCOMMAND='cat {place}/passphrase' borg list {place}/repository")
+
+
+def _programs() -> Path | None:
+    """The folder with our programs, unless the shell finds them there already."""
+    ours = Path(sys.executable).with_name("vmconsole")
+    found = shutil.which("vmconsole")
+    if not ours.exists() or (found is not None and Path(found).resolve() == ours.resolve()):
+        return None
+    return ours.parent
 
 
 def _stay(output: Output) -> None:

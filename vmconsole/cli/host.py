@@ -8,6 +8,8 @@ vmconsole host check kvm1                     what is missing for backups, and w
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vmconsole.cli import changing, findings
@@ -172,10 +174,11 @@ def _compare(key: HostKey) -> str:
 
 def _remove(args: argparse.Namespace, services: Services, output: Output) -> int:
     services.config.host(args.name)
-    in_use = [group.name for group in services.config.groups() if _names(group.selector, args.name)]
+    others = [name for name in services.config.hosts if name != args.name]
+    in_use = [group.name for group in services.config.groups() if _needs(group.selector, args.name, others)]
     if in_use:
         raise ConfigError(
-            f"Host {args.name} is named by {'group' if len(in_use) == 1 else 'groups'} {', '.join(in_use)} "
+            f"Host {args.name} is needed by {'group' if len(in_use) == 1 else 'groups'} {', '.join(in_use)} "
             f"in {services.config_path}.",
             hint=f"Change it there first, or remove it: vmconsole group remove {in_use[0]}",
             subject=args.name,
@@ -186,7 +189,10 @@ def _remove(args: argparse.Namespace, services: Services, output: Output) -> int
     return EXIT_DONE
 
 
-def _names(selector: Selector, host: str) -> bool:
-    """Whether the host is named outright; a pattern that only happens to match it is no hindrance."""
+def _needs(selector: Selector, host: str, others: Sequence[str]) -> bool:
+    """Whether one of its patterns matches this host and none of the others."""
     guests = (pattern for pattern in (*selector.guests, *selector.exclude) if "/" in pattern)
-    return host in selector.hosts or any(pattern.partition("/")[0] == host for pattern in guests)
+    return any(
+        fnmatchcase(host, pattern) and not any(fnmatchcase(other, pattern) for other in others)
+        for pattern in (*selector.hosts, *(pattern.partition("/")[0] for pattern in guests))
+    )

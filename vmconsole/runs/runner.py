@@ -138,9 +138,8 @@ class Runner:
     def _backup_into(
         self, repository: Repository, targets: Sequence[Target], context: Context, outcome: Outcome
     ) -> None:
-        # Asked before the writer locks the repository.
-        repository_id = repository.id()
         with repository.writer(context) as writer:
+            repository_id = repository.id()
             for target in targets:
                 self._cancel.check()
                 try:

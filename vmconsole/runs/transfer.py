@@ -59,4 +59,3 @@ def copy_disk(
         if done != total:
             raise ProtocolError(f"Disk {export.plan.id}: {done} bytes arrived where {total} were asked for.")
         return done, hasher.finish() if hasher is not None else ""
-

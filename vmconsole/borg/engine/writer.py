@@ -25,6 +25,10 @@ class EngineWriter:
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    @property
+    def repository_id(self) -> str:
+        return bytes(self._session.access.repository.id).hex()
+
     def points(self) -> list[RestorePoint]:
         return catalog.points(self._session.access, self._session.warn)
 
