@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vmconsole import __version__
-from vmconsole.config.edit import ConfigEditor
 from vmconsole.config.load import load
 from vmconsole.config.paths import find_config, new_config
 from vmconsole.config.secrets import passphrase
@@ -34,6 +33,7 @@ from vmconsole.runs.restore import FileTarget
 from vmconsole.runs.runner import Runner
 
 if TYPE_CHECKING:
+    from vmconsole.config.edit import ConfigEditor
     from vmconsole.demo.shop import Shop
     from vmconsole.remote.ssh import SshSettings
 
@@ -294,13 +294,18 @@ class _Editor:
         self._changed = changed
 
     def add(self, section: str, name: str, values: Mapping[str, Any]) -> None:
-        editor = ConfigEditor.open(self._path, start="# vmconsole: see `vmconsole --help` and the README\n")
+        editor = self._open(start="# vmconsole: see `vmconsole --help` and the README\n")
         editor.add(section, name, values)
         editor.save()
         self._changed()
 
     def remove(self, section: str, name: str) -> None:
-        editor = ConfigEditor.open(self._path)
+        editor = self._open()
         editor.remove(section, name)
         editor.save()
         self._changed()
+
+    def _open(self, start: str = "") -> ConfigEditor:
+        from vmconsole.config.edit import ConfigEditor
+
+        return ConfigEditor.open(self._path, start=start)

@@ -70,17 +70,23 @@ def _scrambled(dice: random.Random, text: bytes) -> bytes:
     return b"".join(dice.randbytes(8) + text[start + 8 : start + PAGE] for start in starts)
 
 
-def changes(size: int, areas: list[tuple[int, int]], seed: int) -> list[Change]:
-    """Writes that touch 1 % of the disk's size: half of the bytes in pieces of 4 MiB, a quarter each in pieces
-    of 1 MiB and of 64 KiB; three in four where there was data, the others anywhere. In order, without overlap.
+LARGE = (4 * MIB, MIB)
+"""Pieces as they come from files that are written anew; half of the bytes in each size."""
+SCATTERED = (CLUSTER,)
+"""Pieces as a database writes them: the least that a dirty bitmap knows of."""
+
+
+def changes(
+    size: int, areas: list[tuple[int, int]], seed: int, pieces: tuple[int, ...] = LARGE
+) -> list[Change]:
+    """Writes that touch 1 % of the disk's size; three in four where there was data, the others anywhere, at
+    multiples of 64 KiB. In order, without overlap.
     """
     dice = random.Random(seed)
-    total = size // 100
-    wanted = [(4 * MIB, total // 2), (MIB, total // 4), (CLUSTER, total // 4)]
     taken: set[int] = set()
     made: list[Change] = []
-    for length, share in wanted:
-        for _ in range(max(1, share // length)):
+    for length in pieces:
+        for _ in range(max(1, size // 100 // len(pieces) // length)):
             offset = _place(dice, size, areas, length, taken)
             taken.update(range(offset // CLUSTER, (offset + length) // CLUSTER))
             made.append(Change(offset, length, dice.random() < 0.5))

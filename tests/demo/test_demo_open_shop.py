@@ -76,5 +76,5 @@ def test_host_key_that_changed_is_exit_code_20(shop, tmp_path):
     other.write_text(f"{name} {kind} {key}\n")
     changed = shop.config_path.parent / "changed.toml"
     changed.write_text(config.replace('"host/known_hosts"', json.dumps(str(other))))
-    assert main(["--config", str(changed), "host", "check"]) == 1
+    assert main(["--config", str(changed), "host", "check"]) == 20
     assert main(["--config", str(changed), "backup", "web-01"]) == 20

@@ -186,7 +186,7 @@ class World:
     @property
     def environment(self) -> dict[str, str]:
         """Nothing of the machine's own configuration, keys, caches and agents."""
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
         return {**kept, "HOME": str(self.folder / "home"), "LC_ALL": "C.UTF-8"}
 
     def set_passphrase(self, text: str) -> None:

@@ -174,9 +174,10 @@ def test_killed_together_with_its_guard_while_the_agent_freezes(
     """The guest gets frozen when nobody is left to thaw it."""
     guest.pattern("vdb", place(seed), MIB, seed)
     archives = archives_of(world)
-    guest.agent_program("fake", "freeze-delay=2")
+    guest.agent_program("fake", "freeze-delay=4")
     try:
         with world.held(guest, **KILLS["freeze"]) as child:
+            wait_for(lambda: "domfsfreeze" in str(guest.host.processes()), "the agent to be asked")
             kill_guards(guest)
             child.kill()
         wait_for(guest.frozen, "the agent to freeze the guest")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from e2e_world import World, drop_checkpoints, open_world, sha256
 from lab.domain import HOSTILE_NAMES, MIB, DiskSpec
 from lab.guest import Guest
-from lab.leftovers import leftovers
+from lab.leftovers import guest_leftovers
 from lab.session import Lab
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(400)]
@@ -20,7 +21,7 @@ NAMES = (
     *HOSTILE_NAMES,
     "back\\slash \"double' single",
     "Überwachung №1 Größe",
-    "[/bold][link=file:///etc]x[/]",
+    "[bold]x[link=file:etc]y[blink]",
 )
 DISK = DiskSpec("vda", size=8 * MIB)
 
@@ -43,7 +44,7 @@ def guests(lab: Lab) -> Iterator[dict[str, Guest]]:
 def world(lab: Lab, guests: dict[str, Guest], tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """With a restore point of all of them, made in one run."""
     with open_world(lab, tmp_path_factory.mktemp("names") / "world") as one:
-        made = one.run("backup", "--all", expect=3)
+        made = one.run("backup", "--all")
         assert {point["guest"] for point in made.events("point_made")} == set(NAMES)
         yield one
 
@@ -53,10 +54,16 @@ def harmless(text: str) -> bool:
     return all(unicodedata.category(char) not in {"Cc", "Cf", "Zl", "Zp"} or char in "\n\t" for char in text)
 
 
+def left(guest: Guest) -> list[str]:
+    """As leftovers(), which cannot read libvirt's own file names when guests have such names."""
+    find = "find /var/lib/libvirt /run /tmp -name '*vmconsole-*' ! -name '*.xml' ! -type d 2>/dev/null; true"
+    return guest_leftovers(guest) + guest.host.run(["sh", "-c", find]).stdout.splitlines()
+
+
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_a_hostile_name(name: str, world: World, guests: dict[str, Guest], tmp_path: Path) -> None:
     guest = guests[name]
-    made = world.backup(name, expect=3)
+    made = world.backup(name)
     assert (made.point["guest"], made.point["mode"]) == (name, "incremental")
     newest, oldest = world.points(name)
     assert {point["guest"] for point in (newest, oldest)} == {name}
@@ -66,7 +73,7 @@ def test_a_hostile_name(name: str, world: World, guests: dict[str, Guest], tmp_p
     folder.mkdir()
     world.run("restore", "--to", str(folder), "--", f"{name}@latest")
     assert sha256(folder / "vda.raw") == sha256(guest.raw_copy("vda", tmp_path / "now"))
-    assert [line for line in leftovers(guest) if not line.startswith(("checkpoint", "state paused"))] == []
+    assert left(guest) == [f"checkpoint {newest['disks'][0]['bitmap']}", "state paused"]
 
 
 def test_lists_show_hostile_names_and_no_terminal_obeys_them(world: World, guests: dict[str, Guest]) -> None:
@@ -84,43 +91,52 @@ def test_lists_show_hostile_names_and_no_terminal_obeys_them(world: World, guest
 
 @pytest.mark.parametrize("name", [NAMES[0], NAMES[1], NAMES[-2], NAMES[-1]])
 def test_restored_under_a_hostile_name(name: str, world: World, lab: Lab, guests: dict[str, Guest]) -> None:
-    place = lab.folder(f"names-{abs(hash(name))}")
+    place = lab.folder(f"names-{os.urandom(4).hex()}")
     new = name + " again"
-    world.run("restore", f"{guests[name].uuid}@latest", "--host", "one", "--as", new, "--storage", str(place))
+    latest = f"{guests[name].uuid}@latest"
+    world.run("restore", latest, "--host", "one", "--as", new, "--storage", str(place), expect=3)
     (uuid,) = [uuid for uuid, known in lab.host.domains().items() if known == new]
     lab.adopt(uuid).remove()
     assert world.journal() == []
 
 
-WRAPPER = """#!/bin/sh
-{noise}
-exec /usr/bin/virsh "$@"
-"""
+@contextmanager
+def noisy_virsh(lab: Lab, folder: Path, redirect: str) -> Iterator[World]:
+    """A world whose logins get a virsh that prints first, on stdout or (redirect) elsewhere."""
+    place = lab.folder(f"noisy-{os.urandom(4).hex()}")
+    noise = f'echo "warning: qemu:///system is deprecated; error: not really" {redirect}'
+    (place / "virsh").write_text(f'#!/bin/sh\n{noise}\nexec /usr/bin/virsh "$@"\n')
+    (place / "virsh").chmod(0o755)
+    path = f"{place}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    with open_world(lab, folder, sshd_options={"SetEnv": f'HOME={place} PATH="{path}"'}) as world:
+        yield world
 
 
-@pytest.mark.parametrize("where", ["stderr", "stdout"])
-def test_a_virsh_that_prints_warnings_first(where: str, lab: Lab, tmp_path: Path) -> None:
-    """On stderr it changes nothing. On stdout it must never end in wrong data or a traceback."""
-    folder = lab.folder(f"noisy-{where}")
-    noise = 'echo "warning: qemu:///system is about to be deprecated; error: not really"'
-    (folder / "virsh").write_text(WRAPPER.format(noise=noise + (" >&2" if where == "stderr" else "")))
-    (folder / "virsh").chmod(0o755)
-    home = lab.folder("noisy-home")
-    options = {
-        "SetEnv": f'HOME={home} PATH="{folder}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"'
-    }
-    with (
-        lab.guest(f"noisy {where}", [DISK, DiskSpec("vdb", size=8 * MIB, fs=None)]) as guest,
-        open_world(lab, tmp_path / "world", sshd_options=options) as world,
-    ):
-        guest.pattern("vda", 0, 2 * MIB, seed=1)
+def test_a_virsh_that_warns_first(lab: Lab, tmp_path: Path) -> None:
+    with lab.guest("warned", [DISK]) as guest, noisy_virsh(lab, tmp_path / "world", ">&2") as world:
         for number, mode in enumerate(("full", "incremental")):
-            guest.pattern("vda", MIB, MIB, seed=2 + number)
+            guest.pattern("vda", MIB, MIB, seed=number)
             made = world.backup(guest)
-            assert made.point["mode"] == mode
+            assert (made.point["mode"], made.point["consistency"]) == (mode, "application")
             images = world.restore(made.archive)
             assert sha256(images["vda"]) == sha256(guest.raw_copy("vda", tmp_path / f"now-{number}"))
-        (only,) = leftovers(guest)
-        assert only.startswith("checkpoint vmconsole-")
-        assert world.run("host", "check", "one").document["checks"]
+        assert left(guest) == [f"checkpoint {world.newest(guest)['disks'][0]['bitmap']}"]
+        assert all(check["ok"] for check in world.run("host", "check", "one").document["checks"])
         drop_checkpoints(guest)
+
+
+def test_a_virsh_that_prints_into_its_own_answers(lab: Lab, tmp_path: Path) -> None:
+    """Nothing it says can be relied on: that is said, and nothing is begun."""
+    with (
+        lab.guest("spoiled", [DISK], start=False) as guest,
+        noisy_virsh(lab, tmp_path / "world", "") as world,
+    ):
+        guest.start(paused=True)
+        world.run("inventory", "--refresh")
+        for words in (("backup", guest.uuid), ("backup", "--full", guest.uuid)):
+            refused = world.run(*words, expect=1).fails("ProtocolError")
+            assert "deprecated" in refused["message"]
+            assert "virsh list" in refused["hint"]
+        assert left(guest) == ["state paused"]
+        assert world.journal() == []
+        assert world.points() == []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_world import World, sha256
+from e2e_world import Ran, World, sha256
 from lab.domain import MIB, DiskSpec
 from lab.guest import Guest
 from lab.images import filesystem_problems
@@ -59,6 +59,15 @@ def find(lab: Lab, name: str) -> Guest:
     return lab.adopt(uuid, lab.second_host)
 
 
+def to_host(world: World, point: str, name: str, place: Path, *more: str) -> Ran:
+    """Restore to the second host. The lab's guests boot a kernel of the host: that is what is warned of."""
+    words = ("--host", "two", "--as", name, "--storage", str(place), *more)
+    ran = world.run("restore", point, *words, expect=3)
+    (warning,) = ran.warnings
+    assert "boots a kernel from the host" in warning
+    return ran
+
+
 def raw_of(guest: Guest, disk: str, place: Path) -> Path:
     """The disk of an adopted guest, as a raw image."""
     element = guest.xml().find(f"devices/disk/target[@dev='{disk}']/..")
@@ -87,8 +96,8 @@ def test_to_another_host_under_a_new_name(
     world: World, lab: Lab, guest: Guest, point: dict[str, Any], place: Path
 ) -> None:
     files = world.restore(point["archive"])
-    name = "moved [bold]house[/]"
-    ran = world.run("restore", point["archive"], "--host", "two", "--as", name, "--storage", str(place))
+    name = "moved [bold]house"
+    ran = to_host(world, point["archive"], name, place)
     (restored,) = ran.events("restored")
     assert restored["target"] == f"two/{name}"
 
@@ -117,17 +126,7 @@ def test_to_another_host_under_a_new_name(
 def test_started_at_once_and_backed_up_as_a_guest_of_its_own(
     world: World, lab: Lab, guest: Guest, point: dict[str, Any], place: Path
 ) -> None:
-    world.run(
-        "restore",
-        f"{guest.uuid}@latest",
-        "--host",
-        "two",
-        "--as",
-        "clone",
-        "--storage",
-        str(place),
-        "--start",
-    )
+    to_host(world, f"{guest.uuid}@latest", "clone", place, "--start")
     clone = find(lab, "clone")
     try:
         wait_for(clone.agent_answers, "its agent", 90)
@@ -181,6 +180,6 @@ def test_killed_in_the_middle_and_cleaned_up(
     assert [item["done"] for item in cleaned.document["cleaned"]] == [True]
     assert list(place.iterdir()) == []
     wait_for(lambda: host_leftovers(lab.second_host) == [], "the host to be as it was", 30)
-    world.run(*words)
+    to_host(world, point["archive"], "half", place)
     find(lab, "half").remove()
     assert json.loads(world.run("doctor").out)["leftovers"] == []

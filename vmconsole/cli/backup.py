@@ -1,22 +1,30 @@
 """Back up guests now.
 
-vmconsole backup web-01 kvm2/db        two guests
-vmconsole backup --group daily         what the group covers now
-vmconsole backup --all --dry-run       what would happen to every guest, and why
+vmconsole backup web-01 kvm2/db     two guests
+vmconsole backup --group daily      what the group covers now
+vmconsole backup --all --dry-run    what would happen to every guest, and why
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from vmconsole.cli.detached import start_in_background
 from vmconsole.cli.documents import plan_document
 from vmconsole.cli.format import size
-from vmconsole.cli.output import Output
+from vmconsole.cli.output import Cell, Output
 from vmconsole.cli.selection import all_points, group_guests, reachable_guests, targets
 from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
-from vmconsole.errors import EXIT_DONE, EXIT_FAILED, HostUnreachable, UsageError, VmconsoleError
+from vmconsole.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    HostKeyChanged,
+    HostUnreachable,
+    UsageError,
+    VmconsoleError,
+)
 from vmconsole.model.guest import Guest, HostInventory
 from vmconsole.runs.names import find_guest
 from vmconsole.runs.runner import Outcome, Target, forecast
@@ -52,13 +60,7 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
     code = _dry_run(work, services, output) if args.dry_run else _back_up(work, subject, services, output)
     if args.group or args.all:
         for host in unreachable:
-            output.error(
-                HostUnreachable(
-                    f"The guests of host {host.name} were left out: {host.error}",
-                    hint=f"Check the host with: vmconsole host check {host.name}",
-                    subject=host.name,
-                )
-            )
+            output.error(_out_of_reach(f"The guests of host {host.name} were left out:", [host]))
         if unreachable and code == EXIT_DONE:
             return HostUnreachable.exit_code
     return code
@@ -121,11 +123,7 @@ def _choose(
         subject = ", ".join(guest.name for guest in chosen)
     if not chosen:
         if unreachable:
-            raise HostUnreachable(
-                "There is no guest to back up. Out of reach: " + _out_of_reach(unreachable),
-                hint=f"Check the host with: vmconsole host check {unreachable[0].name}",
-                subject=unreachable[0].name,
-            )
+            raise _out_of_reach("There is no guest to back up. Out of reach:", unreachable)
         if args.group:
             raise UsageError(
                 f"Group {args.group} covers no guest now.",
@@ -145,36 +143,41 @@ def _named(names: list[str], seen: list[Guest], unreachable: list[HostInventory]
     except UsageError as error:
         if not unreachable:
             raise
-        raise HostUnreachable(
-            f"{error.message} It may be on a host that is out of reach: {_out_of_reach(unreachable)}",
-            hint=f"Check the host with: vmconsole host check {unreachable[0].name}",
-            subject=unreachable[0].name,
-        ) from error
+        message = f"{error.message} It may be on a host that is out of reach:"
+        raise _out_of_reach(message, unreachable) from error
 
 
-def _out_of_reach(unreachable: list[HostInventory]) -> str:
-    return "; ".join(host.error for host in unreachable)
+def _out_of_reach(message: str, hosts: list[HostInventory]) -> HostUnreachable:
+    """A changed host key is told as what it is: it needs another remedy than a dead host."""
+    text = f"{message} {'; '.join(host.error for host in hosts)}"
+    for host in hosts:
+        if isinstance(host.failure, HostKeyChanged):
+            return HostKeyChanged(text, hint=host.failure.hint, subject=host.name)
+    hint = f"Check the host with: vmconsole host check {hosts[0].name}"
+    return HostUnreachable(text, hint=hint, subject=hosts[0].name)
 
 
 def _dry_run(work: list[Target], services: Services, output: Output) -> int:
     names = {target.repository.name for target in work}
     points = {name: [point for _, point in all_points(services, output, name)] for name in names}
-    documents, rows, code, expected = [], [], EXIT_DONE, 0
+    documents: list[dict[str, Any]] = []
+    rows: list[tuple[Cell, ...]] = []
+    code, expected = EXIT_DONE, 0
     with output.busy(f"Planning {len(work)} backups …"):
         plans = list(forecast(work, points))
     for target, plan in plans:
         if isinstance(plan, VmconsoleError):
             code = EXIT_FAILED
             documents.append({"guest": target.guest.name, "host": target.guest.host} | plan.as_json())
-            why = "\n".join(filter(None, (f"✗ {plan.message}", plan.hint and f"→ {plan.hint}")))
-            rows.append((target.guest.name, target.guest.host, "–", "–", "–", why))
+            why = [f"✗ {plan.message}", *([f"→ {plan.hint}"] if plan.hint else [])]
+            rows.append((target.guest.name, target.guest.host, "–", "–", "–", tuple(why)))
             continue
         documents.append(plan_document(plan))
         expected += plan.bytes_expected
-        reasons = (plan.reason, plan.method_reason)
-        why = "\n".join(filter(None, ("; ".join(filter(None, reasons)), *(f"! {w}" for w in plan.warnings))))
-        row = (plan.guest.name, plan.guest.host, plan.mode.value, plan.method, size(plan.bytes_expected), why)
-        rows.append(row)
+        reasons = "; ".join(filter(None, (plan.reason, plan.method_reason)))
+        why = [*([reasons] if reasons else []), *(f"! {warning}" for warning in plan.warnings)]
+        figures = (plan.mode.value, plan.method, size(plan.bytes_expected))
+        rows.append((plan.guest.name, plan.guest.host, *figures, tuple(why)))
     output.document({"plan": documents})
     columns = (
         Column("guest", least=16),

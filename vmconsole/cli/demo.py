@@ -1,8 +1,10 @@
-"""A small shop that ships in the package: its host is served over SSH on this machine, its guests
-are backed up for two nights into a Borg repository of its own. Needs no root and no QEMU.
+"""A small shop that ships in the package: its host is served over SSH on this
+machine, its guests are backed up for two nights into a Borg repository of its
+own. Needs no root and no QEMU.
 
-On a terminal the host stays up afterwards, to be tried from another one, until Enter or Ctrl-C.
-The demo removes nothing: delete the folder when you have seen enough.
+On a terminal the host stays up afterwards, to be tried from another one, until
+Enter or Ctrl-C. The demo removes nothing: delete the folder when you have seen
+enough.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Check tools, versions, permissions, and what killed runs left on hosts; --clean removes the latter."""
+"""Check tools, versions, permissions, and what killed runs left on hosts."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _tell_leftovers(remaining: list[JournalEntry], output: Output) -> None:
         about = f" of {guest}" if guest else ""
         output.line(f"! {entry.host}: run {entry.run} died and left its {entry.kind}{about} behind.")
     if remaining:
-        output.hint("Remove it with: vmconsole doctor --clean")
+        output.remedy("Remove it with: vmconsole doctor --clean")
 
 
 def _exit_code(found: list[Finding], *, failed: bool, left: bool) -> int:

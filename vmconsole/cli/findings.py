@@ -52,7 +52,7 @@ def show(findings: Sequence[Finding], output: Output) -> None:
             f"{glyph} {finding.subject}: {check.name}" + (f" – {check.detail}" if check.detail else "")
         )
         if not check.ok and check.remedy:
-            output.hint(check.remedy)
+            output.remedy(check.remedy)
 
 
 def document(findings: Sequence[Finding], subject: str) -> list[dict[str, Any]]:

@@ -123,7 +123,8 @@ def _show(args: argparse.Namespace, services: Services, output: Output) -> int:
         output.note(f"Group {group.name} covers no guest now. See them all: vmconsole inventory --refresh")
     for host in unreachable:
         output.note(f"✗ {host.name} was not asked: {host.error}", style="red")
-        output.note(f"  → Check it with: vmconsole host check {host.name}")
+        check = f"Check it with: vmconsole host check {host.name}"
+        output.note(f"  → {(host.failure.hint if host.failure else '') or check}")
     return HostUnreachable.exit_code if unreachable else EXIT_DONE
 
 

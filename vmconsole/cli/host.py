@@ -1,8 +1,8 @@
 """Hosts: the hypervisors that are reached over SSH.
 
-vmconsole host add kvm1 root@kvm1.example     write it into the configuration
-vmconsole host trust kvm1                     look at its key, and trust it
-vmconsole host check kvm1                     what is missing for backups, and what fixes it
+vmconsole host add kvm1 root@kvm1.example   write it into the configuration
+vmconsole host trust kvm1                   look at its key, and trust it
+vmconsole host check kvm1                   what is missing, and what fixes it
 """
 
 from __future__ import annotations
@@ -162,7 +162,8 @@ def _confirm(args: argparse.Namespace, key: HostKey, output: Output) -> None:
             f"vmconsole host trust {args.name}{replace} --fingerprint {key.fingerprint}",
             subject=args.name,
         )
-    output.note(f"Compare it on the host's own console: {_compare(key)}")
+    output.note("Compare it on the host's own console:")
+    output.note(f"  {_compare(key)}")
     if not output.ask("Is it the same?"):
         raise Cancelled("Nothing was trusted.", subject=args.name)
 

@@ -1,4 +1,4 @@
-"""First steps: a configuration, a repository, a first host. Asks when it runs on a terminal.
+"""First steps: a configuration, a repository, a first host.
 
 vmconsole init                                                 asks
 vmconsole init --repository /srv/backup/vms --host kvm1=root@kvm1.example
@@ -111,18 +111,18 @@ def _new_passphrase(path: Path) -> bool:
     temporary = path.with_name(f".passphrase.{secrets.token_hex(6)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if path.exists():
+            return False
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "w") as file:
                 file.write(secrets.token_urlsafe(32) + "\n")
                 file.flush()
                 os.fsync(descriptor)
-            # a link fails when the name is taken, and is never seen half-written
+            # a link fails when the name is taken meanwhile, and is never seen half-written
             path.hardlink_to(temporary)
         finally:
             temporary.unlink()
-    except FileExistsError:
-        return False
     except OSError as error:
         raise ConfigError(
             f"The passphrase file {path} cannot be made: {error.strerror}.",

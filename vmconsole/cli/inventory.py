@@ -10,7 +10,7 @@ from datetime import datetime
 
 from vmconsole.cli.documents import inventory_document
 from vmconsole.cli.format import age, size
-from vmconsole.cli.output import Output
+from vmconsole.cli.output import Cell, Output
 from vmconsole.cli.selection import look
 from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
@@ -91,7 +91,8 @@ def _show(
 ) -> None:
     if not host.reachable:
         output.line(f"✗ {host.name} ({host.kind.value}): {host.error}")
-        output.hint(f"Check it with: vmconsole host check {host.name}")
+        check = f"Check it with: vmconsole host check {host.name}"
+        output.remedy((host.failure.hint if host.failure else "") or check)
         return
     facts = [
         f"{name} {value:.0%}"
@@ -120,7 +121,7 @@ def _show(
     )
 
 
-def _row(guest: Guest, groups: list[str], last: RestorePoint | None, services: Services) -> tuple[str, ...]:
+def _row(guest: Guest, groups: list[str], last: RestorePoint | None, services: Services) -> tuple[Cell, ...]:
     return (
         "✓ yes" if groups else "! no",
         guest.name,
@@ -129,7 +130,7 @@ def _row(guest: Guest, groups: list[str], last: RestorePoint | None, services: S
         ", ".join(groups) or "–",
         age(services.clock.now() - last.time) if last else "– never",
         size(guest.size),
-        "\n".join(_disk(disk) for disk in guest.disks),
+        tuple(_disk(disk) for disk in guest.disks),
     )
 
 

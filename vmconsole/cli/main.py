@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
+import shlex
 from collections.abc import Callable, Sequence
 
 from vmconsole import __version__
@@ -70,7 +72,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def build_parser() -> Parser:
     parser = Parser(
         prog="vmconsole",
-        description="Back up the virtual machines of KVM/libvirt hosts, off-host, over SSH, into Borg.",
+        description="Back up the virtual machines of KVM/libvirt hosts over SSH into Borg.",
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"vmconsole {__version__}")
@@ -78,15 +80,24 @@ def build_parser() -> Parser:
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND")
     for name in VERBS:
         module = importlib.import_module(f"vmconsole.cli.{name}")
-        verb = verbs.add_parser(name, help=module.HELP, description=module.__doc__)
+        verb = verbs.add_parser(name, help=module.HELP, description=_description(module.__doc__ or ""))
         module.configure(verb)
         _common_below(verb)
     return parser
 
 
+def _description(docstring: str) -> str:
+    return re.sub(r"(?m)^ *vmconsole ", "  vmconsole ", docstring)
+
+
 def run(args: argparse.Namespace, services: Services) -> int:
     """Carry out parsed arguments. VmconsoleErrors are printed, not raised; returns the exit code."""
-    output = Output(json=args.json, quiet=args.quiet, color=not args.no_color)
+    output = Output(
+        json=args.json,
+        quiet=args.quiet,
+        color=not args.no_color,
+        as_typed=lambda text: with_config(text, args.config),
+    )
     try:
         code = _command(args)(args, services, output)
     except VmconsoleError as error:
@@ -97,6 +108,14 @@ def run(args: argparse.Namespace, services: Services) -> int:
         output.error(interrupted)
         code = interrupted.exit_code
     return output.finish(code)
+
+
+def with_config(text: str, config: str | None) -> str:
+    """The commands that a message names, for a copy and paste that reaches the same configuration."""
+    if not config:
+        return text
+    command = f"vmconsole --config {shlex.quote(config)}"
+    return re.sub(rf"\bvmconsole(?= (?:--quiet )?(?:{'|'.join(VERBS)})\b)", lambda _: command, text)
 
 
 def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace, Services, Output], int]:

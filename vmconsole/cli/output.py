@@ -9,19 +9,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import IO, Any, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.live import Live
-from rich.spinner import Spinner
 from rich.text import Text
 
 from vmconsole.cli.describe import describe, describe_in_full, event_from, indented, unknown
 from vmconsole.cli.format import visible
 from vmconsole.cli.jsontext import json_text
-from vmconsole.cli.progress import STOPPING, Progress
-from vmconsole.cli.signals import clean_stop
+from vmconsole.cli.signals import STOPPING, clean_stop
 from vmconsole.cli.streams import Sturdy
 from vmconsole.cli.table import Column, layout
 from vmconsole.errors import EXIT_FAILED, VmconsoleError
@@ -29,7 +26,14 @@ from vmconsole.events import Event, GuestFailed, PointMade, Restored, Waiting, W
 from vmconsole.interfaces import Cancel, Clock
 from vmconsole.model.point import iso
 
+if TYPE_CHECKING:
+    from vmconsole.cli.progress import Progress
+
 _STYLES = {"✓": "green", "✗": "red", "!": "yellow", "–": "dim", "▶": "cyan", "…": "yellow"}
+
+
+Cell = str | tuple[str, ...]
+"""A table's cell: one text, whatever it holds, is one line; a tuple is as many lines."""
 
 
 class Moment(Protocol):
@@ -58,9 +62,18 @@ class Watcher:
 class Output:
     """One command's voice. Thread-safe where events arrive; writing never raises (streams.py)."""
 
-    def __init__(self, *, json: bool = False, quiet: bool = False, color: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        json: bool = False,
+        quiet: bool = False,
+        color: bool = True,
+        as_typed: Callable[[str], str] = str,
+    ) -> None:
+        """as_typed: turns the commands in a text of ours into what must be typed here."""
         self.json = json
         self.quiet = quiet
+        self._as_typed = as_typed
         self._stdout, self._stderr = Sturdy(sys.stdout), Sturdy(sys.stderr)
         self._out, self._err = _console(self._stdout, color), _console(self._stderr, color)
         self._lock = threading.RLock()
@@ -106,23 +119,27 @@ class Output:
         if not self.json:
             self._stdout.write(text + "\n")
 
+    def remedy(self, text: str) -> None:
+        """What puts a line of result right; part of the result."""
+        self.line(f"  → {self._as_typed(text)}")
+
     def hint(self, text: str) -> None:
         """What to do next, under a line of result."""
         if not self.quiet:
-            self.line(f"  → {text}")
+            self.remedy(text)
 
-    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-        """Foreign text in cells is made safe; cells of several lines are our own. On a pipe: tabs, a
-        header, nothing cut or folded.
-        """
+    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
+        """Foreign text in cells is made safe. On a pipe: tabs, a header, nothing cut or folded."""
         if self.json:
             return
-        safe = [["\n".join(visible(part) for part in cell.split("\n")) for cell in row] for row in rows]
+        safe = [[[visible(part) for part in _parts(cell)] for cell in row] for row in rows]
         if not self._stdout.isatty():
-            for cells in [[column.title for column in columns], *safe]:
-                self._stdout.write("\t".join(cell.replace("\n", ", ") for cell in cells) + "\n")
+            for row in [[[column.title] for column in columns], *safe]:
+                self._stdout.write("\t".join("; ".join(parts) for parts in row) + "\n")
             return
-        styled = [[Text(cell, style=_STYLES.get(cell[:1], "")) for cell in row] for row in safe]
+        styled = [
+            [Text("\n".join(parts), style=_STYLES.get(parts[0][:1], "")) for parts in row] for row in safe
+        ]
         for line in layout(columns, styled, self._out.width, self._out):
             self._out.print(line)
 
@@ -131,7 +148,7 @@ class Output:
     def note(self, text: str, style: str = "") -> None:
         """A line for the person, not part of the result."""
         if not self.quiet:
-            self._text(self._err, visible(text), style)
+            self._text(self._err, visible(self._as_typed(text)), style)
 
     def error(self, error: VmconsoleError) -> None:
         """Message and hint; with --json also as a document on stdout."""
@@ -140,7 +157,7 @@ class Output:
         with self._lock:
             self._text(self._err, "✗ " + indented(error.message), "bold red")
             if error.hint:
-                self._text(self._err, "  → " + indented(error.hint, 4))
+                self._text(self._err, "  → " + indented(self._as_typed(error.hint), 4))
 
     @property
     def can_ask(self) -> bool:
@@ -157,7 +174,14 @@ class Output:
         with self._undisturbed():
             self._err.print(Text(visible(question) + end), end="")
             self._stderr.flush()
-            return self._read_line().strip()
+            answer = ""
+            try:
+                answer = self._read_line()
+            finally:
+                if not answer.endswith("\n"):
+                    # Ctrl-C or Ctrl-D left the cursor behind the question
+                    self._err.print()
+            return answer.strip()
 
     def _read_line(self) -> str:
         # A signal handler that only sets the token would leave us waiting in readline for ever.
@@ -183,12 +207,9 @@ class Output:
         if self.json or self.quiet or not self._lively:
             yield
             return
-        with Live(
-            Spinner("dots", Text(visible(text), no_wrap=True, overflow="ellipsis")),
-            console=self._err,
-            transient=True,
-            refresh_per_second=8,
-        ):
+        from vmconsole.cli.progress import waiting
+
+        with waiting(self._err, text):
             yield
 
     # --- runs ----------------------------------------------------------------------------------
@@ -222,6 +243,9 @@ class Output:
         elif not self._lively:
             yield Watcher(self._show)
         else:
+            # Only a terminal needs it, and it takes a while to load.
+            from vmconsole.cli.progress import Progress
+
             with Progress(self._err, moment.clock.monotonic, moment.cancel.is_set, guests) as progress:
                 self._progress = progress
                 try:
@@ -282,6 +306,10 @@ class Output:
         with self._lock:
             console.print(Text(text, style=style))
             console.file.flush()
+
+
+def _parts(cell: Cell) -> tuple[str, ...]:
+    return (cell,) if isinstance(cell, str) else cell or ("",)
 
 
 def _console(stream: Sturdy, color: bool) -> Console:

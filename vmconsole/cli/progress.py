@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -15,6 +17,7 @@ from rich.text import Text
 
 from vmconsole.cli.format import countdown, progress_size, size, visible
 from vmconsole.cli.meter import Meter
+from vmconsole.cli.signals import STOPPING
 from vmconsole.events import (
     DiskProgress,
     Event,
@@ -31,7 +34,6 @@ from vmconsole.events import (
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _TURNS_PER_SECOND = 4
 _MIN_BAR, _MAX_BAR, _MAX_NAME = 8, 32, 30
-STOPPING = "Stopping cleanly. Ctrl-C again stops at once (then: vmconsole doctor --clean)."
 
 
 @dataclass(slots=True)
@@ -133,6 +135,18 @@ class Progress:
             if self._stopping():
                 lines.append(_cut(Text(STOPPING, style="yellow"), width))
             return Group(*lines)
+
+
+@contextmanager
+def waiting(console: Console, text: str) -> Iterator[None]:
+    """A line that shows that something goes on, until it is done."""
+    turns = itertools.cycle(_SPINNER)
+
+    def picture() -> Text:
+        return _cut(Text(f"{next(turns)} {visible(text)}"), console.width)
+
+    with Live(console=console, transient=True, refresh_per_second=8, get_renderable=picture):
+        yield
 
 
 def _line(turn: str, name: str, guest: _Guest, now: float, width: int) -> Text:

@@ -1,10 +1,11 @@
 """Borg repositories.
 
-  vmconsole repo init main /srv/backup/vms --passphrase-file ~/.borg-passphrase
-  vmconsole repo init main /srv/backup/vms --passphrase-file ~/.borg-passphrase --existing
+  vmconsole repo init main /srv/backup/vms --passphrase-file FILE
+  vmconsole repo init main /srv/backup/vms --passphrase-file FILE --existing
   vmconsole repo check main --verify-data
 
-The second line takes over a repository that is there already, on a new backup server for example.
+--existing takes over a repository that is there already, on a new backup
+server for example.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ _NONE = "No repository yet. Make one: vmconsole repo init main /srv/backup/vms -
 def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     init = verbs.add_parser(
-        "init", help="make a repository; with a location, add it to the configuration first"
+        "init",
+        help="make a repository; with a location, add it to the configuration first",
+        usage="%(prog)s [OPTIONS] NAME [LOCATION]",
     )
     init.add_argument("name", metavar="NAME")
     init.add_argument(
@@ -211,7 +214,7 @@ def _check(args: argparse.Namespace, services: Services, output: Output) -> int:
         for problem in problems:
             output.line(f"  {problem}")
         if problems:
-            output.hint("Read before you repair: borg check --help")
+            output.remedy("Read before you repair: borg check --help")
     return EXIT_FAILED if any(results.values()) else EXIT_DONE
 
 

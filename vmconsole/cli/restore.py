@@ -1,6 +1,6 @@
 """Restore disks to files, or a whole guest to a host.
 
-  vmconsole restore web-01@latest --to /srv/restore/          all disks, sparse, one file each
+  vmconsole restore web-01@latest --to /srv/restore/          all disks, sparse
   vmconsole restore web-01@latest --to boot.raw --disk vda    one disk
   vmconsole restore web-01@2026-11-22 --host kvm2 --as web-01-copy --start
 

@@ -2,7 +2,7 @@
 
 vmconsole runs                   the last fifty
 vmconsole runs RUN               one run's log
-vmconsole runs --follow          watch the newest one until it ends; Ctrl-C leaves it running
+vmconsole runs --follow          watch the newest; Ctrl-C leaves it running
 """
 
 from __future__ import annotations

@@ -24,12 +24,14 @@ def look(services: Services, output: Output, hosts: Iterable[str] = ()) -> list[
             found = services.hypervisor(name).inventory()
         except VmconsoleError as error:
             kind = HostKind(services.config.host(name).kind)
-            return HostInventory(name, kind, reachable=False, error=error.message)
+            return HostInventory(name, kind, reachable=False, error=error.message, failure=error)
         services.store.save_inventory(found, services.clock.now())
         return found
 
     with output.busy(f"Asking {listed(names)} …"):
-        return together(ask, names)
+        # The store's library takes as long to load as a host to answer.
+        asked = together(lambda name: ask(name) if name else services.store, [*names, ""])
+        return [found for found in asked if isinstance(found, HostInventory)]
 
 
 def reachable_guests(services: Services, output: Output) -> tuple[list[Guest], list[HostInventory]]:

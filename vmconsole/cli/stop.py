@@ -1,4 +1,4 @@
-"""Stop a run cleanly: the guest is released, nothing half-written stays in the repository."""
+"""Stop a run cleanly: the guest is released, nothing half-written stays."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from vmconsole.errors import VmconsoleError
+
 
 class HostKind(Enum):
     LIBVIRT = "libvirt"
@@ -81,7 +83,10 @@ class HostLoad:
 
 @dataclass(frozen=True, slots=True)
 class HostInventory:
-    """One look at a host. reachable False leaves guests empty and says why in error."""
+    """One look at a host. reachable False leaves guests empty and says why in error.
+
+    failure: the same as it was raised, with its hint; not kept in the state.
+    """
 
     name: str
     kind: HostKind
@@ -89,6 +94,7 @@ class HostInventory:
     error: str = ""
     load: HostLoad = field(default_factory=HostLoad)
     guests: tuple[Guest, ...] = ()
+    failure: VmconsoleError | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

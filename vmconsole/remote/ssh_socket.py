@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 _BUFFER = 256 * 1024
@@ -85,6 +86,10 @@ class WatchedSocket:
 
     def close(self) -> None:
         self._closed = True
+        if isinstance(self._raw, socket.socket):
+            # Wakes the thread that reads; closing alone leaves it waiting until its poll ends.
+            with suppress(OSError):
+                self._raw.shutdown(socket.SHUT_RDWR)
         self._raw.close()
 
     def _ask_if_quiet(self) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import socket
+import threading
 from collections import deque
+from contextlib import suppress
 
 import pytest
 
@@ -133,3 +136,24 @@ def test_impossible_length(watched: WatchedSocket) -> None:
 def test_close(script: Script, watched: WatchedSocket) -> None:
     watched.close()
     assert script.closed
+
+
+def test_close_wakes_the_thread_that_reads() -> None:
+    ours, theirs = socket.socketpair()
+    watched = WatchedSocket(ours, 300.0)
+    watched.settimeout(60.0)
+    begun = threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        # The end of the stream, or a socket that is closed already: paramiko takes both for the end.
+        with suppress(OSError):
+            watched.recv(1)
+
+    reader = threading.Thread(target=wait)
+    reader.start()
+    begun.wait(10)
+    with theirs:
+        watched.close()
+        reader.join(30)
+        assert not reader.is_alive()

@@ -67,19 +67,26 @@ def _parse(access: Access, name: str, id_: bytes, data: bytes) -> Archive:
         return Archive(name, id_, record.items, record.get("comment", ""))
 
 
-def points(access: Access, warn: Callable[[str], None] = _log.warning) -> list[RestorePoint]:
+def points(
+    access: Access,
+    warn: Callable[[str], None] = _log.warning,
+    known: dict[bytes, RestorePoint | None] | None = None,
+) -> list[RestorePoint]:
     """Every restore point, newest first. Foreign archives are skipped; unreadable ones are warned about.
 
     Three small objects are read per archive, asked for in batches: its record, the first piece of
-    its member list (guest.json comes first), and guest.json.
+    its member list (guest.json comes first), and guest.json. known: what was found before, by
+    archive id, and is not read again; None for an archive that is no point. It is added to.
     """
-    found: list[RestorePoint] = []
+    found = {} if known is None else known
     ids = {name: id_ for name, id_ in archive_ids(access).items() if not name.endswith(CHECKPOINT)}
-    names = list(ids)
+    names = [name for name, id_ in ids.items() if id_ not in found]
     for start in range(0, len(names), BATCH):
         archives = load_many(access, {name: ids[name] for name in names[start : start + BATCH]})
-        found.extend(_points(access, archives, warn))
-    return sorted(found, key=lambda point: (point.time, point.archive), reverse=True)
+        found.update((archive.id, None) for archive in archives)
+        found.update((bytes.fromhex(point.archive_id), point) for point in _points(access, archives, warn))
+    listed = [point for id_ in ids.values() if (point := found[id_]) is not None]
+    return sorted(listed, key=lambda point: (point.time, point.archive), reverse=True)
 
 
 def _points(access: Access, archives: list[Archive], warn: Callable[[str], None]) -> list[RestorePoint]:

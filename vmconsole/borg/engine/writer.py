@@ -24,13 +24,14 @@ class EngineWriter:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._known: dict[bytes, RestorePoint | None] = {}
 
     @property
     def repository_id(self) -> str:
         return bytes(self._session.access.repository.id).hex()
 
     def points(self) -> list[RestorePoint]:
-        return catalog.points(self._session.access, self._session.warn)
+        return catalog.points(self._session.access, self._session.warn, self._known)
 
     def archive(self, name: str) -> EngineArchiveWriter:
         return EngineArchiveWriter(self._session, name)

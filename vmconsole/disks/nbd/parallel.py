@@ -16,6 +16,8 @@ _SHARE: Final = 8
 """A connection takes this many requests' worth of neighbouring bytes at a time."""
 _QUEUED: Final = 4
 """Pieces per connection that wait for the consumer."""
+_WORTH_ONE: Final = 64 * 1024 * 1024
+"""Logging in over SSH takes as long as reading so many bytes over a connection that is there."""
 
 
 class _Done:
@@ -65,6 +67,11 @@ def _cut(ranges: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, in
             cut = min(end, offset - offset % size + size)
             yield offset, cut - offset
             offset = cut
+
+
+def connections_for(length: int, most: int) -> int:
+    """How many connections to open for reading so many bytes, when at most so many are allowed."""
+    return max(1, min(most, 1 + length // _WORTH_ONE))
 
 
 def read_many(

@@ -61,6 +61,9 @@ MAX_OUR_CHECKPOINTS = 50
 
 _SIZE_ATTRIBUTE = re.compile(r"(<disk\b[^>]*?)\s+size=(?:'\d*'|\"\d*\")")
 _QEMU_VERSION = re.compile(r"qemu version: (\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?")
+_STATES = {
+    "no state", "running", "idle", "paused", "in shutdown", "shut off", "crashed", "pmsuspended",
+}  # fmt: skip
 _JOB_TYPE = re.compile(r"^Job type:\s*(\S.*?)\s*$", re.MULTILINE)
 _OPERATION = re.compile(r"^Operation:\s*(\S.*?)\s*$", re.MULTILINE)
 
@@ -122,6 +125,15 @@ def _require_answers(answers: Mapping[str, Section], host: str) -> None:
         refused = "not supported" in answer.errors or "domain is not running" in answer.errors
         if unheard or not (optional or refused):
             raise error
+    told = answers.get("state", MISSING).text.strip()
+    if _state_word(told) not in _STATES:
+        # A wrapper that prints its own lines first would also spoil what cannot be checked this way.
+        shown = "".join(char if char.isprintable() else " " for char in told[:100])
+        raise ProtocolError(
+            f"virsh on {host} does not say the state of the guest but {shown!r}.",
+            hint="Does something print before virsh does? Look on the host: type virsh; virsh list --all",
+            subject=host,
+        )
 
 
 def scratch_folder(settings: LibvirtSettings, disks: tuple[DiskFacts, ...]) -> str:
@@ -184,9 +196,13 @@ def _guest(domain: DomainXml, answers: Mapping[str, Section], disks: tuple[DiskF
 
 def state(text: str) -> GuestState:
     """From `virsh domstate --reason`, such as `paused (I/O error)`."""
-    word = text.partition("(")[0].strip()
+    word = _state_word(text)
     known = {"running": GuestState.RUNNING, "idle": GuestState.RUNNING, "paused": GuestState.PAUSED}
     return known.get(word, GuestState.OFF if word in ("shut off", "crashed") else GuestState.OTHER)
+
+
+def _state_word(text: str) -> str:
+    return text.partition("(")[0].strip()
 
 
 def job_name(text: str) -> str:

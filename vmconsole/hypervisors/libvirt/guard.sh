@@ -60,7 +60,7 @@ end_job() {
                   ask=$((turn + 20))
               fi ;;
         esac
-        if [ "$turn" -lt 10 ]; then sleep 0.1; else sleep 1; fi
+        if [ "$turn" -lt 3 ]; then sleep 0.02; elif [ "$turn" -lt 10 ]; then sleep 0.1; else sleep 1; fi
         turn=$((turn + 1))
     done
     return 1

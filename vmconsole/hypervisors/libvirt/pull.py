@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from vmconsole.disks import extents as maps
 from vmconsole.disks.nbd.client import NbdClient
-from vmconsole.disks.nbd.parallel import read_many
+from vmconsole.disks.nbd.parallel import connections_for, read_many
 from vmconsole.errors import BackupFailed, HostError, NotPermitted, ProtocolError
 from vmconsole.hypervisors.libvirt import jobxml, names
 from vmconsole.hypervisors.libvirt.checkpoints import read_checkpoint
@@ -214,7 +214,8 @@ class PullDisk:
     def read(self, extents: Iterable[Extent]) -> Iterator[tuple[int, bytes | bytearray | memoryview]]:
         wanted = ((extent.offset, extent.length) for extent in extents)
         try:
-            while len(self.clients) < self.connections and self.clients[0].can_multi_conn:
+            wished = connections_for(self.bytes_dirty, self.connections)
+            while len(self.clients) < wished and self.clients[0].can_multi_conn:
                 self.clients.append(self.more())
             yield from read_many(self.clients, wanted, cancel=self.context.cancel)
         except READ_ERRORS:

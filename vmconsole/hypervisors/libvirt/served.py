@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vmconsole.disks import extents as maps
 from vmconsole.disks.nbd.client import NbdClient
-from vmconsole.disks.nbd.parallel import read_many
+from vmconsole.disks.nbd.parallel import connections_for, read_many
 from vmconsole.errors import BackupFailed, ProtocolError
 from vmconsole.hypervisors.libvirt.facts import DiskFacts, GuestFacts
 from vmconsole.hypervisors.libvirt.images import parse_info
@@ -112,7 +112,8 @@ class ServedDisk:
         return self._extents
 
     def read(self, extents: Iterable[Extent]) -> Iterator[tuple[int, bytes | bytearray | memoryview]]:
-        while len(self._clients) < self._connections:
+        wished = connections_for(self.bytes_dirty, self._connections)
+        while len(self._clients) < wished:
             self._connect((ALLOCATION,))
         wanted = ((extent.offset, extent.length) for extent in extents)
         yield from read_many(self._clients, wanted, cancel=self._cancel)

@@ -10,7 +10,7 @@ import nbd_rig as rig
 import pytest
 
 from vmconsole.disks.nbd.client import NbdClient
-from vmconsole.disks.nbd.parallel import read_many
+from vmconsole.disks.nbd.parallel import connections_for, read_many
 from vmconsole.disks.nbd.protocol import ExportFlag
 from vmconsole.errors import Cancelled, HostError, ProtocolError
 from vmconsole.interfaces import Cancel
@@ -76,3 +76,10 @@ def test_giving_up_in_the_middle() -> None:
     pieces = read_many(clients(answers, rest, silent=True), [(0, SIZE)], request_size=1024, in_flight=8)
     assert next(pieces, None) is not None
     pieces.close()
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "most", "opened"), [(0, 4, 1), (63, 4, 1), (64, 4, 2), (9999, 4, 4), (9999, 0, 1)]
+)
+def test_another_connection_is_only_made_for_much_to_read(mebibytes: int, most: int, opened: int) -> None:
+    assert connections_for(mebibytes * 1024 * 1024, most) == opened
