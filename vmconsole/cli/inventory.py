@@ -108,12 +108,12 @@ def _show(
     columns = (
         Column("protected"),
         Column("guest", least=16),
-        Column("state"),
-        Column("agent", drop=2),
-        Column("group", least=8, drop=1),
+        Column("state", drop=1),
+        Column("agent", drop=4),
+        Column("group", least=8, drop=3),
         Column("last point"),
-        Column("size", right=True, drop=3),
-        Column("disks", least=18),
+        Column("size", right=True, drop=5),
+        Column("disks", least=18, drop=2),
     )
     output.table(
         columns,

@@ -104,7 +104,9 @@ def run(args: argparse.Namespace, services: Services) -> int:
         output.error(error)
         code = error.exit_code
     except KeyboardInterrupt:
-        interrupted = Cancelled("Interrupted.")
+        # Set: a clean stop had been asked for, and was cut short.
+        hint = "See what is left on hosts: vmconsole doctor" if services.cancel.is_set() else ""
+        interrupted = Cancelled("Interrupted.", hint=hint)
         output.error(interrupted)
         code = interrupted.exit_code
     return output.finish(code)

@@ -67,14 +67,14 @@ def _nothing(args: argparse.Namespace) -> str:
 def _show(points: list[RestorePoint], output: Output) -> None:
     columns = (
         Column("point"),
-        Column("guest", least=12, drop=5),
-        Column("time"),
-        Column("mode"),
-        Column("consistency", drop=1),
-        Column("size", right=True, drop=4),
-        Column("read", right=True, drop=2),
-        Column("stored", right=True, drop=2),
-        Column("took", right=True, drop=3),
+        Column("guest", least=12, drop=7),
+        Column("time", drop=1),
+        Column("mode", drop=2),
+        Column("consistency", drop=3),
+        Column("size", right=True, drop=6),
+        Column("read", right=True, drop=4),
+        Column("stored", right=True, drop=4),
+        Column("took", right=True, drop=5),
     )
     output.table(
         columns,

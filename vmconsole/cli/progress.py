@@ -33,6 +33,8 @@ from vmconsole.events import (
 
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _TURNS_PER_SECOND = 4
+# The terminal echoes ^C where the cursor is, behind the last line: were that to wrap, the line would stay.
+_SPARE = 3
 _MIN_BAR, _MAX_BAR, _MAX_NAME = 8, 32, 30
 
 
@@ -177,8 +179,7 @@ def bar(title: str, done: int, total: int, speed: str, width: int) -> Text:
     share = min(1.0, done / total) if total else 1.0
     # rounded down: 100 % is said when it is true
     figures = f" {int(share * 100):3d} %  {progress_size(done, total)}"
-    # the last column stays free: some terminals wrap when it is written to
-    room = width - 1 - cell_len(title) - 1 - cell_len(figures)
+    room = width - _SPARE - cell_len(title) - 1 - cell_len(figures)
     if speed and room - cell_len(speed) - 2 >= 0:
         figures += f"  {speed}"
         room -= cell_len(speed) + 2
@@ -201,6 +202,6 @@ def _short(name: str) -> str:
 
 
 def _cut(line: Text, width: int) -> Text:
-    line.truncate(max(1, width - 1), overflow="ellipsis")
+    line.truncate(max(1, width - _SPARE), overflow="ellipsis")
     line.no_wrap = True
     return line

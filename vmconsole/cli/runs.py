@@ -64,8 +64,8 @@ def _list(limit: int, services: Services, output: Output) -> int:
         Column("run"),
         Column("state"),
         Column("what", least=16),
-        Column("started"),
-        Column("took", right=True, drop=1),
+        Column("started", drop=1),
+        Column("took", right=True, drop=2),
         Column("error", below=True, least=30),
     )
     output.table(columns, [_row(row, services) for row in rows])

@@ -11,7 +11,7 @@ from types import FrameType
 from vmconsole.interfaces import Cancel
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STOPPING = "Stopping cleanly. Ctrl-C again stops at once (then: vmconsole doctor --clean)."
+STOPPING = "Stopping cleanly. Ctrl-C again: at once (then: vmconsole doctor --clean)."
 Handler = Callable[[int, FrameType | None], None]
 
 
