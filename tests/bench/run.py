@@ -16,7 +16,8 @@ each time, a full backup by
 then the guest writes 1 % of its disk in pieces of 4 MiB and of 1 MiB, the same bytes are brought into the raw image,
 and all of them back up again (`incremental`); then another 1 % in pieces of 64 KiB (`scattered`, the worst case for
 chunks of 1 MiB: each piece makes a chunk new). Half of what is written cannot be compressed. Borg's settings are
-the same for all: repokey-blake2, zstd,3, chunks of 1 MiB. Times are of whole processes, start-up included, and so is the peak memory: the largest of a program and the programs it started here
+the same for all: repokey-blake2, zstd,3, chunks of 1 MiB. Times are of whole processes, start-up included, and so
+is the peak memory: the largest of a program and the programs it started here
 (not of sshd and QEMU). Everything that is read has just been written, so it comes from memory, not from a disk.
 Ratios are made within a run; medians, and the smallest and the largest in brackets. Nothing is asserted about time;
 in the end the last restore point is restored and compared with the guest's disk.
