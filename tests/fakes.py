@@ -211,7 +211,7 @@ class FakeRepository:
         yield self
 
     @contextmanager
-    def reader(self):
+    def reader(self, *, wait=None):
         yield self
 
     def files(self, archive):

@@ -341,7 +341,9 @@ class Repository(Protocol):
         """Waits for the lock, saying who holds it. Raises RepositoryLocked after the configured wait."""
         ...
 
-    def reader(self) -> AbstractContextManager[RepositoryReader]: ...
+    def reader(self, *, wait: float | None = None) -> AbstractContextManager[RepositoryReader]:
+        """wait: seconds for the lock instead of the configured ones. Raises RepositoryLocked after them."""
+        ...
 
 
 # --- our own memory ----------------------------------------------------------------------------

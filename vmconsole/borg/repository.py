@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -118,15 +119,15 @@ class BorgRepository:
             finally:
                 self._open_id = ""
 
-    def reader(self) -> AbstractContextManager[RepositoryReader]:
-        return self._reader()
+    def reader(self, *, wait: float | None = None) -> AbstractContextManager[RepositoryReader]:
+        return self._reader(self.settings if wait is None else replace(self.settings, lock_wait=wait))
 
     @contextmanager
-    def _reader(self) -> Iterator[RepositoryReader]:
+    def _reader(self, settings: BorgSettings) -> Iterator[RepositoryReader]:
         versions.check_installed()
         from vmconsole.borg.engine.reader import reading
 
-        with reading(self.settings) as reader:
+        with reading(settings) as reader:
             yield reader
 
 

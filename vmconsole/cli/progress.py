@@ -22,7 +22,6 @@ from vmconsole.events import (
     DiskProgress,
     Event,
     GuestFailed,
-    GuestPlanned,
     PointMade,
     Restored,
     RunFinished,
@@ -67,6 +66,7 @@ class Progress:
         self._began = monotonic()
         self._what = ""
         self._guests: dict[str, _Guest] = {}
+        self._waiting: tuple[str, _Guest] | None = None
         self._lock = threading.Lock()
         self._live = Live(
             console=console,
@@ -101,12 +101,11 @@ class Progress:
             case RunStarted():
                 self._what = f"{event.what} {event.subject}"
             case StepStarted():
+                # whatever the run waited for, it has it now
+                self._waiting = None
                 self._guests[event.guest] = _Guest(event.step, now)
             case Waiting():
-                self._guests[event.subject] = _Guest(f"waiting: {event.reason}", now)
-            case GuestPlanned():
-                # whatever the run waited for, it has it now
-                self._guests = {event.guest: self._guests.get(event.guest, _Guest("plan", now))}
+                self._waiting = (event.subject, _Guest(f"waiting: {event.reason}", now))
             case DiskProgress():
                 self._move(event, now)
             case PointMade() | GuestFailed():
@@ -117,6 +116,7 @@ class Progress:
                     guest.meter = None
             case RunFinished():
                 self._guests.clear()
+                self._waiting = None
 
     def _move(self, event: DiskProgress, now: float) -> None:
         guest = self._guests.setdefault(event.guest, _Guest("read", now))
@@ -128,7 +128,8 @@ class Progress:
         with self._lock:
             now, width = self._now(), self._console.width
             turn = _SPINNER[int((now - self._began) * _TURNS_PER_SECOND) % len(_SPINNER)]
-            lines = [_line(turn, name, guest, now, width) for name, guest in self._guests.items()]
+            guests = [*self._guests.items(), *([self._waiting] if self._waiting else [])]
+            lines = [_line(turn, name, guest, now, width) for name, guest in guests]
             if not lines:
                 lines = [_plain(turn, self._what or "starting", countdown(now - self._began), width)]
             if self._expected > 1:

@@ -10,15 +10,17 @@ A restore never overwrites a file or a guest.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from vmconsole.cli.format import size
 from vmconsole.cli.output import Output
-from vmconsole.cli.selection import all_points
+from vmconsole.cli.selection import LOCK_PATIENCE, all_points
 from vmconsole.cli.services import Services
-from vmconsole.errors import EXIT_DONE, Cancelled, GuestExists, RestoreFailed, UsageError
-from vmconsole.interfaces import Context, GuestRestore, RepositoryReader
+from vmconsole.errors import EXIT_DONE, Cancelled, GuestExists, RepositoryLocked, RestoreFailed, UsageError
+from vmconsole.events import Waiting
+from vmconsole.interfaces import Context, GuestRestore, Repository, RepositoryReader
 from vmconsole.model.point import DiskPoint, RestorePoint
 from vmconsole.runs.names import find_point
 from vmconsole.runs.restore import choose_disks, file_destinations, restore_files, restore_guest
@@ -167,9 +169,21 @@ def _restore(
     with (
         output.events(services) as watcher,
         services.runner([watcher]).run("restore", point.archive) as (context, outcome),
-        services.repository(repository).reader() as reader,
+        _reading(services.repository(repository), context) as reader,
     ):
         work(reader, context)
     for _, error in outcome.errors:
         output.error(error)
     return outcome.exit_code
+
+
+@contextmanager
+def _reading(repository: Repository, context: Context) -> Iterator[RepositoryReader]:
+    """The repository, opened; who waits for its lock is told what for. Raises RepositoryError."""
+    with ExitStack() as stack:
+        try:
+            reader = stack.enter_context(repository.reader(wait=LOCK_PATIENCE))
+        except RepositoryLocked as error:
+            context.events(Waiting(context.run, repository.name, error.message))
+            reader = stack.enter_context(repository.reader())
+        yield reader

@@ -8,11 +8,14 @@ from dataclasses import replace
 from vmconsole.cli.output import Output
 from vmconsole.cli.parallel import together
 from vmconsole.cli.services import Services
-from vmconsole.errors import VmconsoleError
+from vmconsole.errors import RepositoryLocked, VmconsoleError
 from vmconsole.interfaces import Repository
 from vmconsole.model.guest import Guest, GuestKind, GuestState, HostInventory, HostKind
 from vmconsole.model.point import RestorePoint
 from vmconsole.runs.runner import Target
+
+LOCK_PATIENCE = 3.0
+"""Seconds to wait for a repository's lock before somebody is told."""
 
 
 def look(services: Services, output: Output, hosts: Iterable[str] = ()) -> list[HostInventory]:
@@ -96,15 +99,28 @@ def _guest_of(point: RestorePoint) -> Guest:
 def all_points(
     services: Services, output: Output, repository: str | None = None
 ) -> list[tuple[str, RestorePoint]]:
-    """(repository name, point) for every point, newest first, read from the repositories and remembered."""
+    """(repository name, point) for every point, newest first, read from the repositories and remembered.
+
+    Of a repository that a backup keeps locked, for hours maybe, what was last seen.
+    """
     names = [repository] if repository else list(services.config.repositories)
-    found: list[tuple[str, RestorePoint]] = []
-    for name in names:
-        with output.busy(f"Reading repository {name} …"), services.repository(name).reader() as reader:
-            points = reader.points()
-        services.store.save_points(name, points)
-        found += [(name, point) for point in points]
+    found = [(name, point) for name in names for point in _points(name, services, output)]
     return sorted(found, key=lambda pair: pair[1].time, reverse=True)
+
+
+def _points(name: str, services: Services, output: Output) -> list[RestorePoint]:
+    repository = services.repository(name)
+    try:
+        with output.busy(f"Reading repository {name} …"), repository.reader(wait=LOCK_PATIENCE) as reader:
+            points = reader.points()
+    except RepositoryLocked as error:
+        remembered = services.store.points(name)
+        if not remembered:
+            raise
+        output.note(f"! {error.message} Its points are as last seen.", "yellow")
+        return remembered
+    services.store.save_points(name, points)
+    return points
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:

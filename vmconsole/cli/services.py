@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,7 +94,3 @@ class Services(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-Command = Callable[[Any, Services], int]
-"""A verb: takes the parsed arguments and the services, returns the exit code."""

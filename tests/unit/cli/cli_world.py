@@ -12,7 +12,7 @@ from pathlib import Path
 import fakes
 
 from vmconsole.cli.main import main
-from vmconsole.errors import HostUnreachable, RepositoryMissing
+from vmconsole.errors import HostUnreachable, RepositoryLocked, RepositoryMissing
 from vmconsole.interfaces import Cancel, HostKey
 from vmconsole.model.guest import Check, Disk, Guest, GuestKind, GuestState, HostInventory, HostKind, Tracking
 from vmconsole.model.repository import RepositoryInfo
@@ -95,14 +95,17 @@ class Repository(fakes.FakeRepository):
         super().__init__(fakes.Diary())
         self.name = name
         self.there = True
+        self.locked = ""
         self.problems = []
 
     def id(self):
         self._look()
         return super().id()
 
-    def reader(self):
+    def reader(self, *, wait=None):
         self._look()
+        if self.locked and (wait is not None or self.locked == "for ever"):
+            raise RepositoryLocked(f"{self.name} is locked by a backup.", hint="Wait.", subject=self.name)
         return super().reader()
 
     def create(self):

@@ -319,6 +319,24 @@ def test_points_of_a_guest_nobody_remembers_are_judged_by_their_name(world):
     assert [point["guest"] for point in said.document["points"]] == ["web"]
 
 
+def test_a_backup_in_progress_does_not_hide_the_points(world):
+    world.call("backup", "web")
+    world.repository.locked = "for a while"
+    said = world.call("points", "--json")
+    assert (said.code, len(said.document["points"])) == (0, 1)
+    assert "main is locked by a backup. Its points are as last seen." in said.err
+    said = world.call("restore", "web@latest", "--to", str(world.folder / "vda.raw"))
+    assert said.code == 0
+    assert "… waiting for main: main is locked by a backup." in said.err
+    world.repository.locked = "for ever"
+    assert world.call("restore", "web@latest", "--to", str(world.folder / "again.raw")).code == 11
+
+
+def test_a_locked_repository_of_which_nothing_is_known(world):
+    world.repository.locked = "for ever"
+    assert world.call("points", "--json").document["error"] == "RepositoryLocked"
+
+
 def test_restore_to_files(world):
     world.call("backup", "web")
     folder = world.folder / "new" / "place"

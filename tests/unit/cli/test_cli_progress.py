@@ -14,7 +14,6 @@ from vmconsole.cli.progress import Progress, bar
 from vmconsole.events import (
     DiskProgress,
     GuestFailed,
-    GuestPlanned,
     PointMade,
     Restored,
     RunFinished,
@@ -84,7 +83,7 @@ def test_waiting_for_a_lock(watch):
     progress, _, screen = watch
     progress.follow(Waiting("r", "main", "borg on backup2 has it"))
     assert "main  waiting: borg on backup2 has it" in screen()[0]
-    progress.follow(GuestPlanned("r", "web", "kvm1", "full", "", "pull", "", 1))
+    progress.follow(StepStarted("r", "web", "plan"))
     assert "waiting" not in screen()[0]
 
 
