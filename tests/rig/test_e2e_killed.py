@@ -92,7 +92,8 @@ def next_backup_is_right(world: World, guest: Guest, seed: int, archives: set[st
     Afterwards nothing is left but its checkpoint.
     """
     at_least = guest.lockstep_step()
-    made = world.backup(guest)
+    # 3: the lock of the dead run was removed, and that is said.
+    made = world.backup(guest, expect=(0, 3))
     assert made.point["mode"] == "incremental", f"{made}"
     images = world.restore(made.archive)
     check_lockstep([images["vda"], images["vdb"]], at_least)
@@ -123,7 +124,10 @@ def test_killed_at(when: str, world: World, guest: Guest, seed: int) -> None:
 
     assert strange(guest, committed) == []
     assert guest.state() == "running"
-    assert len(guest.checkpoints()) == 1
+    # Committed but not advanced: the parent's checkpoint stays until the next backup drops it.
+    assert len(guest.checkpoints()) <= (
+        2 if when in {"in the commit", "committed", "advance", "advanced"} else 1
+    )
     assert world.journal() == []
     world.borg_check()
     next_backup_is_right(world, guest, seed, archives)
