@@ -15,6 +15,7 @@ import pytest
 from lab.domain import MIB, DiskSpec
 from lab.guest import Guest
 from lab.images import pattern_bytes
+from lab.leftovers import host_leftovers
 from lab.lockstep import check_lockstep
 from lab.session import Lab
 from lab.waiting import wait_for
@@ -252,6 +253,7 @@ def test_cleaning_up_merges_what_a_running_guest_wrote(
 
     clean_export(bench.machine, bench.journal.entry())
     assert settled(guest, stranded.originals)
+    assert not [line for line in host_leftovers(guest.host) if line.startswith("file")]
     assert guest.checkpoints() == stranded.base
     clean_export(bench.machine, bench.journal.entry())
 

@@ -134,6 +134,11 @@ def serve(machine: Machine, images: Sequence[Image]) -> NbdServers:
     )
 
 
+def sweep(machine: Machine) -> None:
+    """End the servers, and remove the sockets, of scripts that were killed. Raises HostError."""
+    machine.script(_script(), ["sweep"], timeout=STOP_SECONDS)
+
+
 def _wait_ready(machine: Machine, process: Process, images: Sequence[Image]) -> str:
     try:
         line = process.read_line(START_SECONDS).decode("utf-8", "replace").rstrip("\n")
