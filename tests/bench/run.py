@@ -13,12 +13,12 @@ each time, a full backup by
                   (through standard input, because loop devices are not to be had everywhere)
     restic        `restic backup` of the raw image, where restic is installed
 
-then the guest writes 1 % of its disk in pieces of 4 MiB and of 1 MiB, the same bytes are brought into the raw image,
-and all of them back up again (`incremental`); then another 1 % in pieces of 64 KiB (`scattered`, the worst case for
-chunks of 1 MiB: each piece makes a chunk new). Half of what is written cannot be compressed. Borg's settings are
-the same for all: repokey-blake2, zstd,3, chunks of 1 MiB. Times are of whole processes, start-up included, and so
-is the peak memory: the largest of a program and the programs it started here
-(not of sshd and QEMU). Everything that is read has just been written, so it comes from memory, not from a disk;
+then the guest writes 1 % of its disk, the same bytes are brought into the raw image, and all of them back up again;
+three times: in pieces of 16 MiB (`long`: long files), of 4 MiB and 1 MiB (`mixed`), and of 64 KiB (`scattered`, the
+worst case for chunks of 1 MiB: each piece makes a chunk new). Half of what is written cannot be compressed.
+Borg's settings are the same for all: repokey-blake2, zstd,3, chunks of 1 MiB. Times are of whole processes,
+start-up included, and so is the peak memory: the largest of a program and the programs it started here (not of
+sshd and QEMU). Everything that is read has just been written, so it comes from memory, not from a disk;
 with --cold the kernel forgets it before each program, as it has at night, and all of them read from the disk.
 Ratios are made within a run; medians, and the smallest and the largest in brackets. Nothing is asserted about time;
 in the end the last restore point is restored and compared with the guest's disk.
@@ -44,7 +44,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "rig")]
 
-from bench_disk import LARGE, MIB, SCATTERED, Change, changes, copy_writes, make_disk, write_in_guest
+from bench_disk import LONG, MIB, MIXED, SCATTERED, Change, changes, copy_writes, make_disk, write_in_guest
 from e2e_world import PASSPHRASE, World, drop_checkpoints, open_world
 from lab.domain import DiskSpec
 from lab.gate import problem
@@ -57,7 +57,7 @@ TIB = 1024 * GIB
 DISK = "vda"
 CHUNK = MIB
 COMPRESSION = "zstd,3"
-PHASES = {"full": None, "incremental": LARGE, "scattered": SCATTERED}
+PHASES = {"full": None, "long": LONG, "mixed": MIXED, "scattered": SCATTERED}
 """How the 1 % is written before each."""
 
 
