@@ -39,11 +39,13 @@ from vmconsole.model.guest import HostInventory
 CONNECTIONS = 8
 """Questions at the same time; pveproxy has three workers unless configured."""
 TIMEOUT = 30.0
+PORT = 8006
 
 
 @dataclass(frozen=True, slots=True)
 class HttpsSettings:
-    """url: `https://HOST:PORT`. token: `USER@REALM!NAME`; secret: fetches its value, when it is needed.
+    """url: `https://HOST`, on port 8006 unless it says another. token: `USER@REALM!NAME`; secret:
+    fetches its value, when it is needed.
 
     fingerprint: SHA-256 of the certificate, hex with or without colons; empty: verify by CA.
     ca_file: None for the CAs this machine trusts.
@@ -122,7 +124,7 @@ class HttpsApi:
             user=user,
             token_name=token,
             token_value=self._secret,
-            port=address.port or 443,
+            port=address.port or PORT,
             verify_ssl=False if settings.fingerprint else str(settings.ca_file or _trusted_cas()),
             timeout=settings.timeout,
         )
