@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vmconsole.errors import GuestNotFound, HostKeyChanged, HostUnreachable, NotPermitted, ProtocolError
-from vmconsole.hypervisors.proxmox.api import failure, not_permitted
+from vmconsole.hypervisors.proxmox.api import Api, failure, not_permitted
 from vmconsole.hypervisors.proxmox.cluster import parse_status
 from vmconsole.hypervisors.proxmox.guestconf import GuestConf, parse
 from vmconsole.hypervisors.proxmox.identity import Place
@@ -201,7 +201,7 @@ def take_https_inventory(api: HttpsApi, host: str) -> HostInventory:
     online = {node.name for node in status.nodes if node.online}
     with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="pve-api") as pool:
         reading = {place: pool.submit(_conf, api, place) for place in places if place.node in online}
-        authority = pool.submit(_authority, api, status.asked)
+        certificate = pool.submit(authority, api, status.asked)
         confs = {place: future.result() for place, future in reading.items()}
     gone = {place for place, conf in confs.items() if conf is None}
     return describe(
@@ -211,7 +211,7 @@ def take_https_inventory(api: HttpsApi, host: str) -> HostInventory:
             resources=tuple(item for item in seen if not gone.intersection(told_guests([item]))),
             unprotected=unprotected,
             confs={place: conf for place, conf in confs.items() if conf is not None},
-            authority=authority.result(),
+            authority=certificate.result(),
             problems=problems,
         ),
         host,
@@ -244,7 +244,7 @@ def conf_text(answer: Record) -> str:
     return "".join(lines)
 
 
-def _authority(api: HttpsApi, node: str) -> str:
+def authority(api: Api, node: str) -> str:
     """The cluster's CA certificate; empty when it is not told."""
     try:
         answer = records(api.get(f"/nodes/{node}/certificates/info"))
