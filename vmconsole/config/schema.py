@@ -28,6 +28,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ADDRESS = re.compile(
     r"(?:[^\s@:/\[\]-][^\s@:/\[\]]*@)?(?:\[[0-9A-Fa-f:.%a-z]+\]|[^\s@:/\[\]-][^\s@:/\[\]]*)(?::[0-9]{1,5})?"
 )
+_NETWORK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 _COMPRESSION = re.compile(
     r"(?:auto,)?(?:none|lz4|zstd(?:,(?:[1-9]|1[0-9]|2[0-2]))?|(?:zlib|lzma)(?:,[0-9])?)"
 )
@@ -146,6 +147,18 @@ class HostConfig(BaseModel):
     """How disks leave the host: "auto" (the best it can do), "pull", "push" or "snapshot"."""
     connections: Annotated[int, Field(ge=1, le=16)] = 2
     """Connections per disk that read at the same time."""
+    networks: dict[Text, Text] = Field(default_factory=dict)
+    """Where network cards of guests from elsewhere go: old bridge or network (with .VLAN) = the one here."""
+
+    @field_validator("networks")
+    @classmethod
+    def _check_networks(cls, value: dict[str, str]) -> dict[str, str]:
+        for target in value.values():
+            if not _NETWORK.fullmatch(target):
+                raise ValueError(
+                    'a network here is the name of a bridge or network, such as "default", "br0" or "vmbr0.20"'
+                )
+        return value
 
     @field_validator("address")
     @classmethod
