@@ -114,6 +114,7 @@ class _Reading:
             watchdog=self._watchdog(),
             smbios=self._smbios(),
             genid=self._word("vmgenid") not in ("", "0"),
+            kvm=boolean(self._word("kvm"), default=True),
             description=conf.current.description,
             tags=conf.tags,
         )
@@ -331,8 +332,6 @@ class _Reading:
             note = self._refusal(key)
             if note and not (key == "onboot" and not boolean(self._word(key))):
                 self.notes.add(note.format(key if "{0}" in note else self._word(key), self._word(key)))
-        if not boolean(self._word("kvm"), default=True):
-            self.notes.add("It ran without KVM; here it gets KVM.")
         for line in self.conf.unclear:
             self.notes.add(f"A line of its configuration is not understood: {whole(line)[:100]}")
 

@@ -83,6 +83,7 @@ class _Reading:
             watchdog=devices.watchdog(),
             smbios=self._smbios(),
             genid=domain.find("genid") is not None,
+            kvm=domain.get("type", "kvm") == "kvm",
             description=self._description(),
             tags=tags_of(domain),
         )

@@ -7,7 +7,7 @@ prints them into a configuration allow-lists them again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -137,7 +137,8 @@ class Hardware:
     agent is there. vga: std, virtio, qxl, cirrus, vmware, none, or empty for the host's choice.
     tpm: `1.2`, `2.0` or empty. sound: hda, ich9, ac97 or empty. watchdog: `MODEL` or `MODEL ACTION`.
     smbios: what the guest reads about its maker: manufacturer, product, version, serial, sku, family.
-    genid: it has a VM generation id, which must change when it is restored.
+    kvm: it runs on the processor itself, not emulated. genid: it has a VM generation id, which must
+    change when it is restored.
     """
 
     name: str
@@ -164,11 +165,12 @@ class Hardware:
     watchdog: str = ""
     smbios: tuple[tuple[str, str], ...] = ()
     genid: bool = False
+    kvm: bool = True
     description: str = ""
     tags: tuple[str, ...] = ()
 
 
-def keep_disks(hardware: Hardware, stored: Collection[str]) -> tuple[Hardware, Sequence[str]]:
+def keep_disks(hardware: Hardware, stored: Collection[str]) -> tuple[Hardware, tuple[str, ...]]:
     """The same with the disks that are in the archive only, and a note for each other one."""
     notes = Notes()
     kept = []

@@ -56,7 +56,8 @@ def domain_targets(things: Sequence[Disk | Drive], *, ide: bool) -> Placed:
     placed: dict[str, tuple[str, Bus]] = {}
     taken: set[str] = set()
     displaced: list[tuple[Disk | Drive, Bus]] = []
-    for thing in things:
+    # SCSI and SATA share their letters: sda is for scsi0 first.
+    for thing in sorted(things, key=_rank):
         bus = Bus.SATA if thing.bus is Bus.IDE and not ide else thing.bus
         number = position(thing.id)
         wanted = _PREFIX[bus] + letters(number)
@@ -97,6 +98,10 @@ def conf_keys(things: Sequence[Disk | Drive]) -> Placed:
         taken.add(found)
         placed[thing.id] = f"{found[0].value}{found[1]}", found[0]
     return placed
+
+
+def _rank(thing: Disk | Drive) -> tuple[int, bool]:
+    return {Bus.SATA: 1, Bus.IDE: 2}.get(thing.bus, 0), isinstance(thing, Drive)
 
 
 def _free_target(bus: Bus, taken: Collection[str]) -> str | None:

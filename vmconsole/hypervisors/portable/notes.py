@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 MAX_NOTES = 100
 _MAX_LENGTH = 500
 
@@ -17,7 +19,7 @@ class Notes:
         if len(self._found) < MAX_NOTES:
             self._found[clean] = None
 
-    def extend(self, sentences: tuple[str, ...] | list[str]) -> None:
+    def extend(self, sentences: Sequence[str]) -> None:
         for sentence in sentences:
             self.add(sentence)
 

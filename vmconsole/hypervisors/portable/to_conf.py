@@ -136,7 +136,9 @@ class _Printing:
             self.lines["vcpus"] = str(cpu.cpus)
         if cpu.model and cpu.model != "host" and cpu.model not in words.CPU_MODELS:
             self.notes.add(f"Proxmox does not know the CPU model {cpu.model}: the guest gets the node's own.")
-        options = {"cputype": cpu.model if cpu.model in words.CPU_MODELS else "host"}
+        # Without KVM there is nothing of the node to pass on.
+        fallback = "host" if hardware.kvm else "qemu64"
+        options = {"cputype": cpu.model if cpu.model in words.CPU_MODELS else fallback}
         flags = [(name, on) for name, on in cpu.flags if words.CPU_FLAG.fullmatch(name)]
         if flags:
             options["flags"] = ";".join(f"{'+' if on else '-'}{name}" for name, on in flags)
@@ -259,6 +261,8 @@ class _Printing:
 
     def _extras(self) -> None:
         hardware = self.hardware
+        if not hardware.kvm:
+            self.lines["kvm"] = "0"
         if hardware.agent:
             self.lines["agent"] = "1"
         if not hardware.tablet:

@@ -56,7 +56,7 @@ class _Printing:
         self.host = host
         self.variables = variables
         self.notes = Notes()
-        self.domain = Element("domain", {"type": "kvm"})
+        self.domain = Element("domain", {"type": "kvm" if hardware.kvm else "qemu"})
         self.iothreads = 0
 
     def print(self) -> tuple[DomainDraft, tuple[str, ...]]:

@@ -232,6 +232,7 @@ def good_hardware(draw: st.DrawFn, *, proxmox: bool) -> Hardware:
     placed = {name: place if use else 0 for name, place in boot.items()}
     system = draw(st.sampled_from(System))
     sockets, cores = draw(st.integers(1, 4)), draw(st.integers(1, 16))
+    model = draw(st.sampled_from(["host", *sorted(words.CPU_MODELS)]))
     vga = draw(st.sampled_from(["std", "virtio", "qxl", "cirrus", "vmware", "none"]))
     any_scsi = any(disk.bus is Bus.SCSI for disk in disks)
     key = _natural
@@ -242,7 +243,7 @@ def good_hardware(draw: st.DrawFn, *, proxmox: bool) -> Hardware:
             cpus=draw(st.integers(1, sockets * cores)),
             sockets=sockets,
             cores=cores,
-            model=draw(st.sampled_from(["host", *sorted(words.CPU_MODELS)])),
+            model=model,
             flags=draw(st.sampled_from([(), (("aes", True),), (("aes", True), ("pcid", False))])),
         ),
         firmware=draw(st.sampled_from(Firmware)),
@@ -265,6 +266,7 @@ def good_hardware(draw: st.DrawFn, *, proxmox: bool) -> Hardware:
         watchdog=draw(st.sampled_from(["", "i6300esb reset", "ib700 pause"])),
         smbios=draw(st.sampled_from([(), (("manufacturer", "Dell, Inc. <x>"), ("serial", "ABC 123"))])),
         genid=draw(st.booleans()),
+        kvm=model == "host" or draw(st.booleans()),
         description=draw(st.sampled_from(["", "one line", "two\nlines: 100% [sure] <really> #1 äöü"])),
         tags=draw(st.sampled_from([(), ("prod",), ("prod", "web_1")])),
     )

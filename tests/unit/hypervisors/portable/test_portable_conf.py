@@ -266,7 +266,7 @@ def test_what_is_printed_reads_back_the_same(hardware: Hardware) -> None:
 
 
 _LINE = re.compile(
-    r"#[ -~]*|(?:name|smbios1|vmgenid|tags|memory|balloon|sockets|cores|vcpus|cpu|machine|ostype|localtime|bios"
+    r"#[ -~]*|(?:name|smbios1|vmgenid|tags|memory|balloon|sockets|cores|vcpus|cpu|machine|ostype|localtime|kvm|bios"
     r"|efidisk0|scsihw|agent|tablet|rng0|vga|audio0|watchdog|boot|(?:ide|sata|scsi|virtio|net|serial)\d+): [!-~]+"
 )
 
