@@ -221,6 +221,7 @@ class Wiring:
                 scratch_min_free=settings.scratch_reserve,
                 method=settings.export,
                 nbd_connections=settings.connections,
+                networks=settings.networks,
             ),
             self._clock,
         )

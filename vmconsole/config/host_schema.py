@@ -23,6 +23,7 @@ from vmconsole.config.values import (
 
 _API = re.compile(r"https://(?:\[[0-9A-Fa-f:.]+\]|[^\s@:/\[\]-][^\s@:/\[\]]*)(?::[0-9]{1,5})?/?")
 _STORAGE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]")
+_NETWORK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 _EXPORTS = {"libvirt": ("auto", "pull", "push", "snapshot"), "proxmox": ("auto", "vzdump", "qmp")}
 LIBVIRT_ONLY = ("uri", "scratch")
 PROXMOX_ONLY = ("nodes", "fleecing", "api", "api_token", "api_fingerprint", "api_ca")
@@ -62,6 +63,8 @@ class HostConfig(BaseModel):
     proxmox: "vzdump" (always), or "qmp" (never vzdump, but for containers)."""
     connections: Annotated[int, Field(ge=1, le=16)] = 2
     """Connections per disk that read at the same time."""
+    networks: dict[Text, Text] = Field(default_factory=dict)
+    """Where network cards of guests from elsewhere go: old bridge or network (with .VLAN) = the one here."""
     nodes: dict[NodeName, Address] = Field(default_factory=dict)
     """proxmox only: how nodes are reached that are not at the address the cluster tells, and which are
     asked when the one at address is down."""
@@ -87,6 +90,16 @@ class HostConfig(BaseModel):
     @classmethod
     def _only_proxmox(cls, value: object, info: ValidationInfo) -> object:
         return _only("proxmox", value, info)
+
+    @field_validator("networks")
+    @classmethod
+    def _check_networks(cls, value: dict[str, str]) -> dict[str, str]:
+        for target in value.values():
+            if not _NETWORK.fullmatch(target):
+                raise ValueError(
+                    'a network here is the name of a bridge or network, such as "default", "br0" or "vmbr0.20"'
+                )
+        return value
 
     @field_validator("scratch")
     @classmethod

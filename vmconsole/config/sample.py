@@ -31,6 +31,7 @@ _EXAMPLES: Mapping[str, str] = {
     "identity_files": '["~/.ssh/id_ed25519"]',
     "known_hosts": '"known_hosts"',
     "ssh_config": '"~/.ssh/config"',
+    "networks": '{ "vmbr0" = "default", "vmbr0.20" = "br20" }',
     "location": '"/srv/backup/vms"',
     "rsh": '"ssh -i /root/.ssh/borg"',
     "remote_path": '"/usr/local/bin/borg"',

@@ -227,6 +227,15 @@ def test_addresses_refused(address: str) -> None:
     )
 
 
+def test_networks_of_the_other_kind_of_host() -> None:
+    host = '[hosts.kvm1]\nkind = "libvirt"\naddress = "root@kvm1"\n'
+    config = parse(HERE, f'{host}networks = {{ "vmbr0" = "default", "vmbr0.20" = "br20" }}\n'.encode())
+    assert config.host("kvm1").networks == {"vmbr0": "default", "vmbr0.20": "br20"}
+    for target in ("", "br0,tag=2", "a b", "/dev/null", "x" * 64):
+        error = refused(f'{host}networks = {{ "vmbr0" = "{target}" }}\n')
+        assert "kvm1" in error.message
+
+
 def test_port_and_user_are_said_once() -> None:
     assert "keep one" in refused('[hosts.h]\nkind = "libvirt"\naddress = "h:22"\nport = 23').message
     assert "keep one" in refused('[hosts.h]\nkind = "libvirt"\naddress = "u@h"\nuser = "v"').message

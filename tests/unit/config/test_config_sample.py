@@ -55,6 +55,7 @@ def test_defaults_in_the_sample_are_the_defaults() -> None:
         "ssh_config",
         "rsh",
         "remote_path",
+        "networks",
     }
     for name in HostConfig.model_fields.keys() - examples:
         assert getattr(plain.host("kvm1"), name) == getattr(switched.host("kvm1"), name), name

@@ -37,6 +37,7 @@ made() { # HIDDEN FINAL: never over something that is there
 case $1 in
 disk) made "$2" "$3"; qemu-img create -q -f "$4" $5 -- "$3" "$6" ;;
 file) made "$2" "$3"; cat >"$3" ;;
+fill) [ "$2" -ef "$3" ]; cat >"$3" ;;
 esac
 """
 
@@ -188,6 +189,10 @@ class LibvirtTarget:
         if place.kind == "block":
             target.wipe(disk.size)
         return target
+
+    def fill_nvram(self, data: bytes) -> None:
+        """The firmware variables, when they come as late as the disks do."""
+        self._script(_MAKE, ["fill", *self._layout.making.files[-1]], stdin=data)
 
     def finish(self) -> None:
         """Define the guest; start it when asked to.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 EXPORTS = ("auto", "vzdump", "qmp")
 
@@ -16,9 +17,11 @@ class ProxmoxSettings:
     or an absolute folder. Empty: of the storages the guest's disks are on, the one with most space.
     fleecing_min_free: bytes that must stay free there, before and during a backup.
     nbd_connections: how many connections read one disk at the same time.
+    networks: where network cards of restored guests go, see portable/plugs.py.
     """
 
     export: str = "auto"
     fleecing: str = ""
     fleecing_min_free: int = 1024**3
     nbd_connections: int = 2
+    networks: Mapping[str, str] = field(default_factory=dict)
