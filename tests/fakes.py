@@ -76,6 +76,8 @@ class FakeDisk:
 
 
 class FakeExport:
+    feed = None
+
     def __init__(self, diary, disks, clock, consistency=Consistency.APPLICATION):
         self._diary = diary
         self.disks = disks
