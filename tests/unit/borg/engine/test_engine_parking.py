@@ -8,6 +8,7 @@ import random
 import threading
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from borg_lab import DISK, Lab, fill_archive, name, noise, point, sha
@@ -24,7 +25,7 @@ KIB, MIB = 1024, 1024 * 1024
 
 
 def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 class TestParking:
