@@ -1,15 +1,15 @@
 # Holds a guest's export on its node, and undoes it when vmconsole vanishes. Perl with core modules only.
 #
-# Arguments: hold|clean, then a document (JSON): see guard.py for its fields and for the steps.
+# Argument: hold|clean. On stdin a line with a document (JSON): see guard.py for its fields and the steps.
 # What is done is remembered in the document's folder, below /run, so that whoever undoes it knows:
 #   owner     run, number and start of the first process      document   as handed over
 #   lock      "taking" or "held": the lock in the guest's configuration is ours
 #   frozen    until when (monotonic) the guest may be frozen  early      it was thawed before the cut
-#   paused    we paused the guest                       serving    QEMU's NBD server is ours      mark.NAME   see steps
-#   child.PID the program that process runs now
+#   paused    we paused the guest                          serving  QEMU's NBD server is ours
+#   mark.NAME see the steps                                child.PID  the program that process runs now
 #   committed the archive is safe: from here on the way is forward, not back
 #
-# hold: commands on stdin, one a line, answers on stdout behind "@ ":
+# hold: commands follow on stdin, one a line, answers on stdout behind "@ ":
 #   do STEPS         result NAME VALUE..., then done or failed WHY
 #   cut STEPS        freeze, do, thaw; then ready or failed WHY
 #   status           state WORD EXPORTS: of QEMU's run state, and how many exports of ours there are
@@ -33,11 +33,10 @@ $SIG{$_} = 'IGNORE' for qw(HUP PIPE INT);
 umask 077;
 binmode STDOUT;
 
-my ($mode, $text) = @ARGV;
+my ($mode) = @ARGV;
 my $json = JSON::PP->new->utf8->canonical->allow_nonref;
-my $doc = $json->decode($text);
-my ($vmid, $folder) = @$doc{qw(vmid folder)};
 my ($session, $opened, $gone, $watcher, $events, $buffer) = (undef, 0, 0, undef, undef, '');
+my ($text, $doc, $vmid, $folder);
 
 sub now { clock_gettime(CLOCK_MONOTONIC) }
 
@@ -304,7 +303,7 @@ sub begin {
 
 # The next line; nothing at the end, or after too long a silence.
 sub line {
-    my $end = now() + $doc->{silence};
+    my $end = now() + ($doc ? $doc->{silence} : 60);
     while ($buffer !~ s/^([^\n]*)\n//) {
         my $left = $end - now();
         return if $left <= 0;
@@ -368,6 +367,9 @@ sub clean {
 }
 
 sub main {
+    $text = line() // exit 1;
+    $doc = $json->decode($text);
+    ($vmid, $folder) = @$doc{qw(vmid folder)};
     if ($mode eq 'clean') { clean() }
     else { hold() }
 }

@@ -217,7 +217,7 @@ sub resume {
 
 sub step {
     my ($step) = @_;
-    return if defined $step->{if} && !defined noted("mark.$step->{if}");
+    return if defined $step->{if} && -d $folder && !defined noted("mark.$step->{if}");
     note("mark.$step->{mark}") if defined $step->{mark};
     my $value = eval {
         if    (defined $step->{qmp})     { return ask($step->{qmp}, $step->{arguments}, $step->{limit}) // {} }
@@ -238,7 +238,7 @@ sub step {
         my $why = $@ || "unknown error\n";
         return if defined $step->{ignore} && $why =~ /$step->{ignore}/;
         # Refused: it was not done, and is not ours to undo.
-        forget("mark.$step->{mark}") if defined $step->{mark} && $why !~ /does not answer|went away/;
+        forget("mark.$step->{mark}") if defined $step->{mark} && $why !~ /does not answer|went away|gave no answer/;
         die $why;
     }
     if (defined $step->{expect} && $value !~ /$step->{expect}/) {
@@ -246,7 +246,8 @@ sub step {
         forget("mark.$step->{mark}") if defined $step->{mark};
         die flat('QEMU answered:', $value) . "\n";
     }
-    forget("mark.$step->{if}") if defined $step->{if};
+    # Others may have made something of that name by then, or it takes a second to find out again.
+    forget("mark.$step->{if}") if defined $step->{if} && $step->{run};
     say('result', $step->{keep}, $json->encode($value)) if defined $step->{keep};
     return;
 }
