@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vmconsole.errors import BackupFailed, ProtocolError
+from vmconsole.hypervisors.proxmox import document as documents
 from vmconsole.hypervisors.proxmox import fleecing, graph, names
-from vmconsole.hypervisors.proxmox import guard as guards
 from vmconsole.hypervisors.proxmox.devices import Drive
+from vmconsole.hypervisors.proxmox.document import Document
 from vmconsole.hypervisors.proxmox.facts import PlanFacts, PveDisk, point_facts
 from vmconsole.hypervisors.proxmox.fleecing import Image
 from vmconsole.hypervisors.proxmox.graph import GraphDisk, Plain, Shown, Step
-from vmconsole.hypervisors.proxmox.guard import Document
 from vmconsole.hypervisors.proxmox.guestconf import parse
 from vmconsole.hypervisors.proxmox.hold import Hold, begin, boot_id, members
 from vmconsole.hypervisors.proxmox.nbd import Facet, NbdExport, open_disks
@@ -95,11 +95,11 @@ def document_of(
     return Document(
         vmid=guest.vmid,
         run=context.run,
-        folder=guards.folder_of(guest.vmid),
+        folder=documents.folder_of(guest.vmid),
         boot=boot or boot_id(machine, guest),
         process=process,
         qmp=guest.qmp_path,
-        events=guards.EVENTS,
+        events=documents.EVENTS,
         freeze=options.freeze and guest.agent and guest.freeze and guest.state is GuestState.RUNNING,
         budget=options.freeze_budget,
         patience=options.agent_timeout,
