@@ -125,11 +125,11 @@ def locate_all(hold: Hold, plan: ExportPlan, parts: Parts) -> tuple[tuple[GraphD
         if not disk.volume.startswith("/"):
             steps += fleecing.locate(disk.key, disk.volume)
     found = hold.do(steps)
-    paths = {image.key: image.path or _path(found, image.key) for image in parts.images}
+    paths = {image.key: image.path or volume_path(found, image.key) for image in parts.images}
     plain = [
         Plain(
             disk.key,
-            disk.volume if disk.volume.startswith("/") else _path(found, disk.key),
+            disk.volume if disk.volume.startswith("/") else volume_path(found, disk.key),
             disk.format or "raw",
         )
         for disk in parts.loose
@@ -139,7 +139,8 @@ def locate_all(hold: Hold, plan: ExportPlan, parts: Parts) -> tuple[tuple[GraphD
     return tuple(replace(disk, image=paths[disk.key]) for disk in parts.disks), tuple(plain)
 
 
-def _path(found: Mapping[str, Any], key: str) -> str:
+def volume_path(found: Mapping[str, Any], key: str) -> str:
+    """Where a volume is, from the results of fleecing.locate(). Raises BackupFailed when QEMU cannot use it."""
     lines = [line for line in str(found.get(f"path-{key}", "")).splitlines() if line.strip()]
     path = lines[-1].strip() if lines else ""
     try:
@@ -147,7 +148,7 @@ def _path(found: Mapping[str, Any], key: str) -> str:
     except ValueError as error:
         raise BackupFailed(
             f"QEMU could not use the volume for {key}: its path is “{path[:200]}”.",
-            hint="Set `fleecing` for this host to a storage of files or block devices.",
+            hint="Volumes that are files, block devices or RBD images can be used; set another `fleecing`.",
         ) from error
     return path
 
