@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmconsole.errors import BackupFailed
+from vmconsole.errors import BackupFailed, ProtocolError
 from vmconsole.interfaces import (
     ArchiveWriter,
     Context,
@@ -54,7 +54,7 @@ def read_feed(
                 f"{plan.guest.name}: disk {disk_plan.id} did not come.", subject=plan.guest.name
             )
         disk, (path, sink) = disks[disk_plan.id], opened[disk_plan.id]
-        sink.close()
+        _close(sink, plan.guest.name)
         record = _record(disk, path, sink, fed[disk_plan.id])
         progress.report(record.id, record.size, record.size)
         records.append(record)
@@ -68,6 +68,16 @@ def _open(plan: DiskPlan, archive: ArchiveWriter) -> tuple[str, DiskWriter | Ind
         return path, IndexedStream(archive.stream(path), archive.stream(INDEX))
     path = f"disks/{plan.id}.raw"
     return path, archive.disk(path, plan.size)
+
+
+def _close(sink: DiskWriter | IndexedStream, guest: str) -> None:
+    try:
+        sink.close()
+    except ProtocolError as error:
+        # The host calls it a success, so there is nobody else to ask.
+        raise BackupFailed(
+            f"{guest}: {error.message}", hint="Run the backup again.", subject=guest
+        ) from error
 
 
 def _expected(plan: DiskPlan) -> int:
