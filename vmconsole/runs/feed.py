@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vmconsole.errors import BackupFailed, ProtocolError
 from vmconsole.interfaces import (
     ArchiveWriter,
@@ -20,6 +22,8 @@ from vmconsole.runs.tarindex import IndexedStream
 
 FOLDER = "container"
 INDEX = f"{FOLDER}/index.jsonl.zst"
+ALL = "all disks"
+"""In progress events, in place of a disk's id."""
 
 
 def skipped(plan: DiskPlan) -> DiskPoint:
@@ -33,16 +37,7 @@ def read_feed(
     """Every disk in full, at once. The sha256 of a disk is not known then: its bytes come out of order."""
     disks = {disk.plan.id: disk for disk in export.disks}
     opened = {key: _open(disk.plan, archive) for key, disk in disks.items()}
-    progress = Thinned(plan.guest.name, export, context)
-    totals = {key: _expected(disk.plan) for key, disk in disks.items()}
-
-    def report(key: str, done: int) -> None:
-        # How large a tar becomes is a guess.
-        totals[key] = max(totals[key], done + 1)
-        progress.report(key, done, totals[key])
-
-    for key in disks:
-        progress.report(key, 0, totals[key])
+    report = _Whole(Thinned(plan.guest.name, export, context), export.disks)
     fed = feed.run({key: sink for key, (_, sink) in opened.items()}, report, context.cancel)
     records = []
     for disk_plan in plan.disks:
@@ -55,10 +50,30 @@ def read_feed(
             )
         disk, (path, sink) = disks[disk_plan.id], opened[disk_plan.id]
         _close(sink, plan.guest.name)
-        record = _record(disk, path, sink, fed[disk_plan.id])
-        progress.report(record.id, record.size, record.size)
-        records.append(record)
+        records.append(_record(disk, path, sink, fed[disk_plan.id]))
+    report.end()
     return records
+
+
+class _Whole:
+    """Progress of all disks as one: they come mixed."""
+
+    def __init__(self, progress: Thinned, disks: Sequence[DiskExport]) -> None:
+        self._report = progress.of(disks[0].plan.id if len(disks) == 1 else ALL)
+        self._done = {disk.plan.id: 0 for disk in disks}
+        self._sum = 0
+        self._total = sum(_expected(disk.plan) for disk in disks)
+        self._report(0, self._total)
+
+    def __call__(self, disk: str, done: int) -> None:
+        self._sum += done - self._done[disk]
+        self._done[disk] = done
+        # How large a tar becomes is a guess.
+        self._total = max(self._total, self._sum + 1)
+        self._report(self._sum, self._total)
+
+    def end(self) -> None:
+        self._report(self._sum, self._sum)
 
 
 def _open(plan: DiskPlan, archive: ArchiveWriter) -> tuple[str, DiskWriter | IndexedStream]:
