@@ -23,6 +23,7 @@ from vmconsole.events import Warned
 from vmconsole.hypervisors.proxmox import vzdumpjob
 from vmconsole.hypervisors.proxmox.facts import PveDisk, PveGuest
 from vmconsole.hypervisors.proxmox.guestconf import digest
+from vmconsole.hypervisors.proxmox.host import CLEANERS
 from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
 from vmconsole.hypervisors.proxmox.vzdump import clean_vzdump, open_vzdump_export
 from vmconsole.hypervisors.proxmox.vzdumpjob import Mark, end
@@ -449,6 +450,7 @@ class TestLeftBehind:
             lab.back_up()
         (entry,) = lab.journal.open.values()
         assert kept == [entry]
-        assert "no lock of it is left" in clean_vzdump(OneNode(), entry)  # type: ignore[arg-type]
+        assert CLEANERS[entry.kind] == (clean_vzdump.__module__.rpartition(".")[2], clean_vzdump.__name__)
+        assert "no lock of it is left" in clean_vzdump(OneNode(), ProxmoxSettings(), entry)  # type: ignore[arg-type]
         with pytest.raises(VmconsoleError, match="cannot be read"):
-            clean_vzdump(OneNode(), replace(entry, payload={}))  # type: ignore[arg-type]
+            clean_vzdump(OneNode(), ProxmoxSettings(), replace(entry, payload={}))  # type: ignore[arg-type]
