@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -454,3 +455,47 @@ class TestLeftBehind:
         assert "no lock of it is left" in clean_vzdump(OneNode(), ProxmoxSettings(), entry)  # type: ignore[arg-type]
         with pytest.raises(VmconsoleError, match="cannot be read"):
             clean_vzdump(OneNode(), ProxmoxSettings(), replace(entry, payload={}))  # type: ignore[arg-type]
+
+    def test_a_killed_run_over_ssh_ends_it(self, lab: Lab, tmp_path: Path) -> None:
+        """Nothing but the loss of the connection tells vzdump."""
+        lab.vzdump.before = 'cat "$FOLDER/stream"; cat /dev/zero; echo $? >"$FOLDER/ended"; exit 1'
+        lab.vzdump.prints(tar(FILES)[: 2 * MIB])
+        with Sshd(tmp_path, path_prefix=tmp_path / "bin") as server:
+            known_hosts = server.write_known_hosts(tmp_path / "known_hosts")
+            source = _VICTIM.format(
+                address=server.address,
+                known_hosts=str(known_hosts),
+                key=str(server.client_key_path),
+                vmid=VMID,
+            )
+            env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+            victim = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, env=env)
+            assert victim.stdout is not None
+            with victim.stdout:
+                assert victim.stdout.readline() == b"reading\n"
+            assert not (tmp_path / "ended").exists()
+            victim.kill()
+            victim.wait()
+            deadline = time.monotonic() + 10
+            while not (tmp_path / "ended").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+_VICTIM = """
+from pathlib import Path
+from fakes import context
+from proxmox_samples import CONTAINER
+from dataclasses import replace
+from vmconsole.hypervisors.proxmox.vzdumpjob import VzdumpJob
+from vmconsole.remote.ssh import SshMachine
+from vmconsole.remote.ssh_settings import SshSettings
+machine = SshMachine(SshSettings(
+    "pve", {address!r}, Path({known_hosts!r}), identity_files=(Path({key!r}),), config_file=None, use_agent=False))
+job = VzdumpJob(machine, "pve", replace(CONTAINER, vmid={vmid} + 10**7), context())
+for _ in range(20):
+    job.read(1 << 20)
+print("reading", flush=True)
+while job.read(1 << 20):
+    pass
+"""
