@@ -71,6 +71,8 @@ class Cluster:
         self.container = contents.make_container()
         self.cuts: list[CutRecord] = []
         self.lock = threading.RLock()
+        self.dumping = ""
+        """The node on which vzdump runs; empty when none does."""
         self.hashing = ThreadPoolExecutor(1, thread_name_prefix="demo-pve-sha256")
         self._running: dict[int, _Running] = {}
         for vm in self.vms:
