@@ -304,7 +304,7 @@ sub begin {
 # The next line; nothing at the end, or after too long a silence.
 sub line {
     my $end = now() + ($doc ? $doc->{silence} : 60);
-    while ($buffer !~ s/^([^\n]*)\n//) {
+    while (index($buffer, "\n") < 0) {
         my $left = $end - now();
         return if $left <= 0;
         next unless IO::Select->new(\*STDIN)->can_read($left < 5 ? $left : 5);
@@ -313,6 +313,7 @@ sub line {
         return unless $got;
         $buffer .= $part;
     }
+    $buffer =~ s/^([^\n]*)\n//;
     return $1;
 }
 

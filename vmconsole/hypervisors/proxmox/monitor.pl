@@ -89,7 +89,7 @@ sub hang_up {
 
 sub receive {
     my ($end) = @_;
-    while ($session->{buffer} !~ s/^([^\n]*)\n//) {
+    while (index($session->{buffer}, "\n") < 0) {
         my $left = $end - now();
         die "QEMU does not answer\n" if $left <= 0;
         next unless IO::Select->new($session->{socket})->can_read($left);
@@ -98,6 +98,7 @@ sub receive {
         die "QEMU went away\n" unless $got;
         $session->{buffer} .= $part;
     }
+    $session->{buffer} =~ s/^([^\n]*)\n//;
     return $json->decode($1);
 }
 
