@@ -29,7 +29,7 @@ from vmconsole.hypervisors.libvirt.served import (
 )
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
-from vmconsole.interfaces import Context, Cut, DiskExport, ExportPlan
+from vmconsole.interfaces import Context, Cut, DiskExport, ExportPlan, Feed
 from vmconsole.model.point import Consistency, Mode
 
 OFF = "shut off"
@@ -54,6 +54,8 @@ part end true
 
 class OfflineExport:
     """See Export."""
+
+    feed: Feed | None = None
 
     def __init__(
         self,

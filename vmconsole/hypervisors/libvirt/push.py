@@ -28,7 +28,7 @@ from vmconsole.hypervisors.libvirt.qemunbd import Image, NbdServers, read_option
 from vmconsole.hypervisors.libvirt.served import DEPTH, DiskFacet, ServedDisk
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
-from vmconsole.interfaces import Context, Cut, DiskExport, DiskPlan, ExportPlan
+from vmconsole.interfaces import Context, Cut, DiskExport, DiskPlan, ExportPlan, Feed
 from vmconsole.model.guest import Tracking
 from vmconsole.model.point import Mode
 
@@ -189,6 +189,8 @@ def _opened(
 
 class PushExport:
     """See Export. The copy is complete and independent: what the guest does now no longer matters."""
+
+    feed: Feed | None = None
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ from vmconsole.hypervisors.libvirt.served import (
 )
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
-from vmconsole.interfaces import Context, Cut, DiskExport, ExportPlan
+from vmconsole.interfaces import Context, Cut, DiskExport, ExportPlan, Feed
 from vmconsole.model.guest import Tracking
 from vmconsole.model.point import Mode
 
@@ -242,6 +242,8 @@ class _Merging:
 
 class SnapshotExport:
     """See Export."""
+
+    feed: Feed | None = None
 
     def __init__(
         self, *, cut: Cut, disks: Sequence[ServedDisk], files: Mapping[str, bytes], made: _Merging
