@@ -90,6 +90,10 @@ class Cluster:
 
     # --- guests ---
 
+    @property
+    def guests(self) -> list[Vm | Container]:
+        return [*self.vms, self.container]
+
     def vm(self, vmid: int, node: str = "") -> Vm:
         """Raises Refused in Proxmox's words."""
         with self.lock:
@@ -137,7 +141,7 @@ class Cluster:
         """Let the day before night `number` (2, 3, …) happen."""
         contents.pass_day(self.vms, self.container, number)
         if number == 2:
-            wiki = next(vm for vm in self.vms if vm.guest.name == "wiki-01")
+            wiki = next(vm for vm in self.vms if vm.name == "wiki-01")
             self.migrate(wiki, contents.NODES[1])
 
     # --- what backups read ---
@@ -161,9 +165,7 @@ class Cluster:
         """Record a disk's checksum as it is now, for a guest that is off."""
         disk: VirtualDisk = item.disk
         copy = Witness(disk, self.witnesses / f"{uuid4().hex}.witness")
-        self._record([
-            CutRecord(guest.uuid, item.target, "", asked, now, self.hashing.submit(copy.sha256))
-        ])
+        self._record([CutRecord(guest.uuid, item.target, "", asked, now, self.hashing.submit(copy.sha256))])
 
     def streamed(self, container: Container, sha256: str, now: float) -> None:
         """Record what vzdump handed out. The container is known by its name."""

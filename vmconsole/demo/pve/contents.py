@@ -10,11 +10,11 @@ from vmconsole.demo.contents import (
     FIRST_DAY,
     MIB,
     base_system,
-    seeded,
     guest_uuid,
     log_lines,
     page,
     partitioned,
+    seeded,
     whole,
 )
 from vmconsole.demo.guests import Guest, GuestDisk
@@ -122,7 +122,9 @@ def _wiki(folder: Path) -> Vm:
 
 def _wiki_day(guest: Guest, night: int) -> None:
     with guest.writes() as systems:
-        systems["scsi0"].write_file(f"/srv/wiki/page-{night * 100}.html", page(seeded(f"wiki-01 {night}"), night))
+        systems["scsi0"].write_file(
+            f"/srv/wiki/page-{night * 100}.html", page(seeded(f"wiki-01 {night}"), night)
+        )
 
 
 # --- till-09: switched off ------------------------------------------------------------------------

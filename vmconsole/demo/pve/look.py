@@ -37,7 +37,7 @@ def tree(cluster: Cluster, node: Node) -> dict[str, str]:
         "/proc/sys/kernel/random/boot_id": f"{node.boot_id}\n",
     }
     with cluster.lock:
-        for guest in (*cluster.vms, cluster.container):
+        for guest in cluster.guests:
             files[guest.conf_path] = guest.conf.text
     return files
 
@@ -64,8 +64,8 @@ def _answer(
     elif operation == "lock":
         yield "lock", about, "held" if cluster.dumping == node.name else "", ""
     elif operation == "size":
-        path = Path(about)
-        yield "size", about, str(path.stat().st_size) if path.is_file() else "", ""
+        volume = Path(about)
+        yield "size", about, str(volume.stat().st_size) if volume.is_file() else "", ""
     elif operation == "space":
         try:
             space = os.statvfs(node.path(about))

@@ -67,6 +67,14 @@ class Vm:
         return self.process is not None
 
     @property
+    def kind(self) -> str:
+        return "qemu"
+
+    @property
+    def name(self) -> str:
+        return self.guest.name
+
+    @property
     def conf_path(self) -> str:
         return f"/etc/pve/nodes/{self.node}/qemu-server/{self.vmid}.conf"
 
@@ -104,6 +112,10 @@ class Container:
     files: dict[str, File]
     time: int
     running: bool = True
+
+    @property
+    def kind(self) -> str:
+        return "lxc"
 
     @property
     def conf_path(self) -> str:

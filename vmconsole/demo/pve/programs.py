@@ -79,7 +79,10 @@ def _qm(cluster: Cluster, node: Node, words: Sequence[str]) -> Answer:
 
 
 def _pct(cluster: Cluster, node: Node, words: Sequence[str]) -> Answer:
-    conf = cluster.container.conf
+    container = cluster.container
+    conf, vmid = container.conf, str(container.vmid)
+    if words[1:2] != [vmid] or container.node != node.name:
+        raise Refused(f"Configuration file 'nodes/{node.name}/lxc/{''.join(words[1:2])}.conf' does not exist")
     match list(words):
         case ["set", _, "--lock", lock]:
             _lock(conf, "CT", lock)
@@ -102,7 +105,9 @@ def _lock(conf: Conf, kind: str, lock: str) -> None:
 
 def _vmid(word: str) -> int:
     if not re.fullmatch(r"[1-9]\d{2,8}", word):
-        raise Refused(f"400 Parameter verification failed.\nvmid: type check ('integer') failed - got '{word}'")
+        raise Refused(
+            f"400 Parameter verification failed.\nvmid: type check ('integer') failed - got '{word}'"
+        )
     return int(word)
 
 
@@ -125,7 +130,7 @@ def _agent(guest: Guest, command: str) -> Answer:
 # --- pvesm ---
 
 
-def _pvesm(cluster: Cluster, node: Node, words: Sequence[str]) -> Answer:
+def _pvesm(cluster: Cluster, _: Node, words: Sequence[str]) -> Answer:
     match list(words):
         case ["alloc", storage, vmid, name, size, *_]:
             volume = f"{storage}:{_vmid(vmid)}/{Path(name).name}"
@@ -153,7 +158,7 @@ def _path(cluster: Cluster, volume: str) -> Path:
     return found
 
 
-def _qemu_img(cluster: Cluster, node: Node, words: Sequence[str]) -> Answer:
+def _qemu_img(cluster: Cluster, _: Node, words: Sequence[str]) -> Answer:
     return qemu_tools.qemu_img(cluster, Call(["qemu-img", *words]))
 
 

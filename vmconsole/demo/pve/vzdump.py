@@ -34,7 +34,9 @@ def _dump(cluster: Cluster, node: Node, container: Container, ends: Talk) -> int
     with cluster.lock:
         held = container.conf.values.get("lock")
         if held or cluster.dumping:
-            ends.err(f"ERROR: Backup of VM {container.vmid} failed - CT is locked ({held or 'vzdump'})\n".encode())
+            ends.err(
+                f"ERROR: Backup of VM {container.vmid} failed - CT is locked ({held or 'vzdump'})\n".encode()
+            )
             return 255
         conf = container.conf.text
         container.conf.values["lock"] = "backup"
