@@ -261,9 +261,9 @@ class Transaction:
             steps.append({
                 "qmp": "blockdev-reopen",
                 "arguments": {"options": [_throttle(disk, disk.filter) for disk in throttled]},
-                "mark": "reopened",
+                "mark": [f"in-{disk.key}" for disk in throttled],
             })  # fmt: skip
-        steps += [_point(disk, disk.filter) | {"mark": f"in-{disk.key}"} for disk in others]
+        steps += [_point(disk, disk.node, disk.filter) | {"mark": f"in-{disk.key}"} for disk in others]
         steps += [_transaction(jobs)] if jobs else []
         if len(steps) > 1:
             steps = [{"pause": True}, *steps, {"resume": True}]
@@ -293,12 +293,11 @@ class Transaction:
             if self.reserve or disk.by_job:
                 steps.append({"cancel": disk.job})
                 continue
-            mark = "reopened" if disk.throttle else f"in-{disk.key}"
-            back = _point(disk, disk.node)
+            back = _point(disk, disk.filter, disk.node)
             if disk.throttle:
                 options = [_throttle(disk, disk.node)]
                 back = {"qmp": "blockdev-reopen", "arguments": {"options": options}}
-            steps += [back | {"if": mark, "ignore": GONE}, _delete(disk.filter)]
+            steps += [back | {"if": f"in-{disk.key}", "ignore": GONE}, _delete(disk.filter)]
         steps += [_delete(disk.fleecing) for disk in self.disks]
         return steps + [_delete(disk.node) for disk in self.plain]
 
@@ -378,10 +377,8 @@ def _throttle(disk: GraphDisk, below: str) -> dict[str, Any]:
     }
 
 
-def _point(disk: GraphDisk, node: str) -> Step:
-    path = f"/machine/peripheral/{disk.key}"
-    arguments = {"path": path, "property": "drive", "value": node}
-    return {"qmp": "qom-set", "arguments": arguments}
+def _point(disk: GraphDisk, old: str, new: str) -> Step:
+    return {"point": {"device": disk.device, "key": disk.key, "from": old, "node": new}}
 
 
 def _add(options: dict[str, Any]) -> Step:

@@ -6,12 +6,14 @@ It is handed a document, and steps. A step is an object with one of
 - `serve`: start QEMU's NBD server on this path; `unserve`: remove exports whose id begins so, and stop
   the server if it was started by a step and nobody else uses it
 - `cancel`: end a job of QEMU, and wait until it is gone
+- `point`: make the device `key` (`device` in QEMU's words) work on another `node` than `from`
 - `pause`, `resume`: stop the guest if it runs, and let it go on if that step stopped it
 and any of
 - `ignore`: a pattern of Perl; an error that matches it is none
 - `expect`: a pattern that the answer, a string, must match
 - `keep`: hand the answer over under this name
-- `mark`: remember that this was begun (and forget it when it was refused); `if`: only if so remembered
+- `mark`: remember that this was begun, and forget it when it was refused; one word or several
+- `if`: only if so remembered, and forget it when it was done
 """
 
 from __future__ import annotations
