@@ -228,11 +228,11 @@ class Guard:
 
     def _step(self, step: Step, ends: Talk | None) -> None:
         marks = self._notes.marks
-        if self._mode != "clean" and "if" in step and step["if"] is not None and step["if"] not in marks:
+        if self._mode != "clean" and "if" in step and step["if"] not in marks:
             return
-        mark = step.get("mark")
-        if mark is not None:
-            marks.add(mark)
+        given = step.get("mark")
+        begun = {given} if isinstance(given, str) else set(given or ())
+        marks |= begun
         try:
             value = self._carry_out(step)
             expected = step.get("expect")
@@ -241,9 +241,9 @@ class Guard:
         except _Failed as error:
             if step.get("ignore") is not None and re.search(_pattern(step["ignore"]), str(error)):
                 return
-            marks.discard(mark)
+            marks -= begun
             raise
-        if step.get("if") is not None and "run" in step:
+        if "if" in step:
             marks.discard(step["if"])
         if step.get("keep") is not None and ends is not None:
             self._say(ends, "result", step["keep"], json.dumps(value))

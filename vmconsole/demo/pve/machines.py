@@ -91,9 +91,13 @@ class Vm:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One member of a container's file system. path: relative. link: target of a symbolic link."""
+    """One member of a container's file system.
+
+    path: relative. time: when it was changed, seconds since 1970. link: target of a symbolic link.
+    """
 
     path: str
+    time: int
     content: bytes = b""
     mode: int = 0o644
     owner: tuple[int, int] = (0, 0)
@@ -110,7 +114,6 @@ class Container:
     name: str
     conf: Conf
     files: dict[str, File]
-    time: int
     running: bool = True
 
     @property

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import BinaryIO
 
+from vmconsole.demo.contents import FIRST_DAY
 from vmconsole.demo.control import Answer, Talk
 from vmconsole.demo.pve.cluster import Cluster, Node, Refused
 from vmconsole.demo.pve.machines import Container, File
@@ -47,7 +48,7 @@ def _dump(cluster: Cluster, node: Node, container: Container, ends: Talk) -> int
         log("backup mode: snapshot")
         log("creating vzdump archive to stdout")
         sink = _Hashed(ends)
-        _write_tar(sink, conf, files, container.time)
+        _write_tar(sink, conf, files)
         cluster.streamed(container, sink.digest.hexdigest(), now)
         log(f"Finished Backup of VM {container.vmid}")
         log("Backup job finished successfully")
@@ -85,14 +86,18 @@ class _Hashed(io.RawIOBase):
             self._held.clear()
 
 
-def _write_tar(sink: _Hashed, conf: str, files: Sequence[File], when: int) -> None:
+def _write_tar(sink: _Hashed, conf: str, files: Sequence[File]) -> None:
     """As vzdump does: the configuration first, everything below `./`, owners as the container sees them."""
     stream: BinaryIO = sink  # type: ignore[assignment]
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-        members = [File("etc/vzdump/pct.conf", conf.encode()), File("", folder=True, mode=0o755), *files]
+        members = [
+            File("etc/vzdump/pct.conf", FIRST_DAY, conf.encode()),
+            File("", FIRST_DAY, folder=True, mode=0o755),
+            *files,
+        ]
         for file in members:
             info = tarfile.TarInfo(f"./{file.path}")
-            info.mode, (info.uid, info.gid), info.mtime = file.mode, file.owner, when
+            info.mode, (info.uid, info.gid), info.mtime = file.mode, file.owner, file.time
             if file.folder:
                 info.type = tarfile.DIRTYPE
             elif file.link:
