@@ -383,7 +383,4 @@ class DemoShop:
     def report(self, points: Sequence[RestorePoint]) -> dict[str, Any]:
         from vmconsole.demo.report import build_report
 
-        return build_report(
-            points,
-            lambda point, disk: self._shop.cut_sha256(point.uuid, disk.id, run=point.run, time=point.time),
-        )
+        return build_report(points, self._shop.sha256)

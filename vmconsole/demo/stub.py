@@ -52,8 +52,8 @@ def forward_input(connection: Socket) -> bool:
     from select import select  # only few programs read anything
 
     while True:
-        ready = select([connection, 0], [], [])[0]
-        if connection in ready:
+        ready = select([connection.fileno(), 0], [], [])[0]
+        if connection.fileno() in ready:
             return True
         data = os.read(0, 65536)
         try:

@@ -171,9 +171,7 @@ class Access:
         )
         self._target = target
         cuts = []
-        for (item, _, _), base, action, (snapshot, witness) in zip(
-            wanted, bases, actions, made, strict=True
-        ):
+        for (item, _, _), base, action, (snapshot, witness) in zip(wanted, bases, actions, made, strict=True):
             dirty = coarse(snapshot.dirty) if base else b"\x01" * granules(snapshot.size)
             with item.disk.lock:
                 item.disk.bitmaps.pop(target, None)
@@ -212,9 +210,7 @@ class Access:
     def _tear_down(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         target = str(arguments["target-id"])
         if self._target and target != self._target:
-            raise QmpRefused(
-                f"cannot teardown backup access - got target {target} instead of {self._target}"
-            )
+            raise QmpRefused(f"cannot teardown backup access - got target {target} instead of {self._target}")
         if self._target:
             self._finish(success=bool(arguments["success"]))
         return {}

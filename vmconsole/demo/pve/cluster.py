@@ -71,6 +71,8 @@ class Cluster:
         self.container = contents.make_container()
         self.cuts: list[CutRecord] = []
         self.lock = threading.RLock()
+        self.dumping = ""
+        """The node on which vzdump runs; empty when none does."""
         self.hashing = ThreadPoolExecutor(1, thread_name_prefix="demo-pve-sha256")
         self._running: dict[int, _Running] = {}
         for vm in self.vms:
@@ -87,6 +89,10 @@ class Cluster:
                 item.disk.close()
 
     # --- guests ---
+
+    @property
+    def guests(self) -> list[Vm | Container]:
+        return [*self.vms, self.container]
 
     def vm(self, vmid: int, node: str = "") -> Vm:
         """Raises Refused in Proxmox's words."""
@@ -135,7 +141,7 @@ class Cluster:
         """Let the day before night `number` (2, 3, …) happen."""
         contents.pass_day(self.vms, self.container, number)
         if number == 2:
-            wiki = next(vm for vm in self.vms if vm.guest.name == "wiki-01")
+            wiki = next(vm for vm in self.vms if vm.name == "wiki-01")
             self.migrate(wiki, contents.NODES[1])
 
     # --- what backups read ---
@@ -159,9 +165,7 @@ class Cluster:
         """Record a disk's checksum as it is now, for a guest that is off."""
         disk: VirtualDisk = item.disk
         copy = Witness(disk, self.witnesses / f"{uuid4().hex}.witness")
-        self._record([
-            CutRecord(guest.uuid, item.target, "", asked, now, self.hashing.submit(copy.sha256))
-        ])
+        self._record([CutRecord(guest.uuid, item.target, "", asked, now, self.hashing.submit(copy.sha256))])
 
     def streamed(self, container: Container, sha256: str, now: float) -> None:
         """Record what vzdump handed out. The container is known by its name."""

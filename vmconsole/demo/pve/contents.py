@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from vmconsole.demo.contents import (
     FIRST_DAY,
     MIB,
     base_system,
-    seeded,
     guest_uuid,
     log_lines,
     page,
     partitioned,
+    seeded,
     whole,
 )
 from vmconsole.demo.guests import Guest, GuestDisk
@@ -28,6 +29,9 @@ STORAGES = (
 )
 MACHINE = "pc-q35-10.0+pve1"
 _OFF = {"till-09"}
+_LEDGER = "/ledger"
+_RECORD = 4096
+_LOG = "var/log/queries.log"
 
 
 def make_vms(folder: Path) -> list[Vm]:
@@ -86,8 +90,10 @@ def _crm(folder: Path) -> Vm:
         for number in range(30):
             systems["scsi0"].write_file(f"/srv/crm/report-{number:02}.html", page(numbers, number))
         systems["virtio1"].make_directory("/letters")
-        for number in range(5):
+        for number in range(24):
             systems["virtio1"].write_file(f"/letters/{number:02}.pdf", numbers.randbytes(500_000))
+        systems["virtio1"].write_file(_LEDGER, numbers.randbytes(2 * MIB), mode=0o600)
+    guest.workload = lambda end: _crm_at_work(guest, end)
     return _vm(100, guest, {"scsi0": ",iothread=1", "virtio1": ",backup=1"})
 
 
@@ -96,6 +102,15 @@ def _crm_day(guest: Guest, night: int) -> None:
     with guest.writes() as systems:
         systems["scsi0"].write_file(f"/srv/crm/report-{night * 100}.html", page(numbers, night))
         systems["virtio1"].write_file(f"/letters/{night * 10}.pdf", numbers.randbytes(200_000))
+
+
+def _crm_at_work(guest: Guest, end: threading.Event) -> None:
+    """Customers are looked after while the backup reads."""
+    numbers = seeded(guest.disks[1].disk.bytes_written)
+    while not end.wait(0.01):
+        with guest.writes() as systems:
+            offset = numbers.randrange(2 * MIB // _RECORD) * _RECORD
+            systems["virtio1"].overwrite(_LEDGER, offset, numbers.randbytes(_RECORD))
 
 
 # --- wiki-01: on shared storage; moves to the other node before the second night -------------------
@@ -122,7 +137,9 @@ def _wiki(folder: Path) -> Vm:
 
 def _wiki_day(guest: Guest, night: int) -> None:
     with guest.writes() as systems:
-        systems["scsi0"].write_file(f"/srv/wiki/page-{night * 100}.html", page(seeded(f"wiki-01 {night}"), night))
+        systems["scsi0"].write_file(
+            f"/srv/wiki/page-{night * 100}.html", page(seeded(f"wiki-01 {night}"), night)
+        )
 
 
 # --- till-09: switched off ------------------------------------------------------------------------
@@ -156,15 +173,18 @@ def make_container() -> Container:
         "unprivileged": "1", "net0": "name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:6E,ip=dhcp,type=veth",
         "rootfs": "fast:110/vm-110-disk-0.raw,size=2G", "tags": "prod",
     })  # fmt: skip
-    container = Container(110, NODES[1], "dns-01", conf, {}, FIRST_DAY)
-    for folder in ("etc", "etc/bind", "usr", "usr/bin", "var", "var/log"):
-        container.put(File(folder, mode=0o755, folder=True))
-    container.put(File("etc/hostname", b"dns-01\n"))
-    container.put(File("etc/shadow", b"root:*:20000:0:99999:7:::\n", mode=0o600))
-    container.put(File("etc/localtime", link="../usr/share/zoneinfo/Etc/UTC"))
-    container.put(File("etc/bind/zone.example", _zone(1), owner=(0, 105)))
-    container.put(File("usr/bin/named", seeded("dns-01").randbytes(2 * MIB), mode=0o755))
-    container.put(File("var/log/queries.log", log_lines(seeded("dns-01 log"), 6000), owner=(105, 4)))
+    container = Container(110, NODES[1], "dns-01", conf, {})
+    for folder in ("etc", "etc/bind", "usr", "usr/bin", "usr/lib", "var", "var/log"):
+        container.put(File(folder, FIRST_DAY, mode=0o755, folder=True))
+    container.put(File("etc/hostname", FIRST_DAY, b"dns-01\n"))
+    container.put(File("etc/shadow", FIRST_DAY, b"root:*:20000:0:99999:7:::\n", mode=0o600))
+    container.put(File("etc/localtime", FIRST_DAY, link="../usr/share/zoneinfo/Etc/UTC"))
+    container.put(File("etc/bind/zone.example", FIRST_DAY, _zone(1), owner=(0, 105)))
+    for number in range(6):
+        library = seeded(f"dns-01 {number}").randbytes(MIB + number)
+        container.put(File(f"usr/lib/libdns-{number}.so", FIRST_DAY, library))
+    container.put(File("usr/bin/named", FIRST_DAY, seeded("dns-01").randbytes(2 * MIB), mode=0o755))
+    container.put(File(_LOG, FIRST_DAY, log_lines(seeded("dns-01 log"), 6000), owner=(105, 4)))
     return container
 
 
@@ -185,8 +205,6 @@ def pass_day(vms: list[Vm], container: Container, night: int) -> None:
             system.time = time
         if vm.guest.name in changes:
             changes[vm.guest.name](vm.guest, night)
-    container.time = time
-    container.put(File("etc/bind/zone.example", _zone(night), owner=(0, 105)))
-    log = container.files["var/log/queries.log"]
-    more = log_lines(seeded(f"dns-01 log {night}"), 300)
-    container.put(File(log.path, log.content + more, owner=log.owner))
+    container.put(File("etc/bind/zone.example", time, _zone(night), owner=(0, 105)))
+    log = container.files[_LOG].content + log_lines(seeded(f"dns-01 log {night}"), 300)
+    container.put(File(_LOG, time, log, owner=(105, 4)))

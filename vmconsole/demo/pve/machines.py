@@ -67,6 +67,14 @@ class Vm:
         return self.process is not None
 
     @property
+    def kind(self) -> str:
+        return "qemu"
+
+    @property
+    def name(self) -> str:
+        return self.guest.name
+
+    @property
     def conf_path(self) -> str:
         return f"/etc/pve/nodes/{self.node}/qemu-server/{self.vmid}.conf"
 
@@ -83,9 +91,13 @@ class Vm:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One member of a container's file system. path: relative. link: target of a symbolic link."""
+    """One member of a container's file system.
+
+    path: relative. time: when it was changed, seconds since 1970. link: target of a symbolic link.
+    """
 
     path: str
+    time: int
     content: bytes = b""
     mode: int = 0o644
     owner: tuple[int, int] = (0, 0)
@@ -102,8 +114,11 @@ class Container:
     name: str
     conf: Conf
     files: dict[str, File]
-    time: int
     running: bool = True
+
+    @property
+    def kind(self) -> str:
+        return "lxc"
 
     @property
     def conf_path(self) -> str:
