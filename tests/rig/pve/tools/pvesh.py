@@ -44,7 +44,7 @@ def request(method: str, path: str, values: Mapping[str, Sequence[str] | str] | 
     text = urlencode(values or {}, doseq=True)
     target = quote(f"/api2/json{path}")
     headers = {
-        "Cookie": f"PVEAuthCookie={quote(known['ticket'], safe='')}", "CSRFPreventionToken": known["csrf"],
+        "Cookie": f"PVEAuthCookie={known['ticket']}", "CSRFPreventionToken": known["csrf"],
         "X-Rig-Node": known["node"], "Content-Type": "application/x-www-form-urlencoded",
     }  # fmt: skip
     if method in {"GET", "DELETE"}:

@@ -252,14 +252,16 @@ def _rescan(given: Words) -> None:
 
 
 def _start(given: Words) -> None:
-    vmid, found = _here(given)
-    if not given.on("skiplock"):
+    """--migratedfrom NODE --stateuri URI: the receiving end of a live migration."""
+    vmid = given.vmid()
+    found = conf.read(vmid, "qemu", given.get("migratedfrom") or node_name())
+    if not given.on("skiplock") and not given.get("migratedfrom"):
         conf.check_lock(found, "qemu")
     if found.values.get("template") == "1":
         raise Died("you can't start a vm if it's a template")
     if wire.pid(vmid):
         raise Died(f"VM {vmid} already running")
-    machine.start(vmid, found)
+    machine.start(vmid, found, *(["-incoming", given.get("stateuri")] if given.get("stateuri") else []))
 
 
 def _stop(given: Words) -> None:
