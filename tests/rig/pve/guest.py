@@ -159,11 +159,14 @@ class PveGuest(Guest):
         return self.cluster.storage_folder(name, self.node.name) / "images" / volume
 
     def device(self, key: str) -> str:
-        """What the guest calls a disk: sda. SCSI disks may be found in any order, so it is asked."""
+        """What the guest calls a disk: sda. SCSI disks may be found in any order, so it is asked.
+
+        Its kernel has no driver for SATA.
+        """
         if not self._devices:
             listing = self.sh("cd /sys/block; for d in sd* vd*; do [ -e $d ] && readlink -f $d; done; true")
             paths = sorted(listing.split())
-            for prefix, kinds in (("vd", ("virtio",)), ("sd", ("scsi", "sata"))):
+            for prefix, kinds in (("vd", ("virtio",)), ("sd", ("scsi",))):
                 names = [path.rpartition("/")[2] for path in paths if path.rpartition("/")[2].startswith(prefix)]
                 # QEMU gives the devices to the PCI bus in this order.
                 keys = sorted((key for key in self.conf_drives() if key.startswith(kinds)), key=_natural)

@@ -52,7 +52,11 @@ def request(method: str, path: str, values: Mapping[str, Sequence[str] | str] | 
     else:
         link.request(method, target, body=text, headers=headers)
     answer = link.getresponse()
-    body = json.loads(answer.read() or b"{}")
+    raw = answer.read()
+    try:
+        body = json.loads(raw or b"{}")
+    except ValueError:
+        body = {"message": raw.decode("utf-8", "replace")}
     if answer.status == 200:
         return body.get("data")
     message = str(body.get("message") or answer.reason).strip()

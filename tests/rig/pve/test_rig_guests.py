@@ -1,0 +1,155 @@
+"""The lab's guests on a cluster: real QEMU with a real agent, out through vzdump and back, from node to node."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from lab.domain import MIB
+from lab.host import CommandError
+
+from pve.cluster import PveCluster, PveDiskSpec
+from pve.guest import PveGuest
+from pve.tools import vma
+from pve.tools.says import Died
+
+DUMP = ("--stdout", "--dumpdir", "/var/tmp", "--mode", "snapshot", "--compress", "0")
+DISKS = (
+    PveDiskSpec("scsi0", size=24 * MIB, fs="ext4", content={"a.txt": b"hello"}),
+    PveDiskSpec("virtio1", size=16 * MIB + 4096, format="raw", storage="fast"),
+    PveDiskSpec("scsi1", size=8 * MIB, options="backup=0"),
+)
+
+
+@pytest.fixture(scope="module")
+def vm(pve: PveCluster) -> Iterator[PveGuest]:
+    """PVE 9: -blockdev, QEMU 10."""
+    with pve.vm(DISKS, more={"vmgenid": "11111111-2222-4333-8444-555555555555"}) as guest:
+        yield guest
+
+
+def test_it_boots_to_the_agent(pve: PveCluster, vm: PveGuest) -> None:
+    assert vm.state() == "running"
+    assert vm.qm("status") == "status: running\n"
+    assert pve.one.ask("qm", "guest", "cmd", str(vm.vmid), "ping") == ""
+    told = pve.two.pvesh(f"/nodes/pve1/qemu/{vm.vmid}/status/current")
+    assert told["proxmox-support"]["backup-access-api"] is True
+    assert told["running-qemu"].startswith("10.")
+    assert told["pid"] == vm.qemu_pid()
+    assert "drive-scsi0" in vm.block_nodes()
+    assert vm.sh("cat /mnt/$(ls /mnt | head -1)/a.txt") == "hello"
+
+
+def test_freeze_and_thaw_through_qm(pve: PveCluster, vm: PveGuest) -> None:
+    line = ("qm", "guest", "cmd", str(vm.vmid))
+    assert pve.one.ask(*line, "fsfreeze-freeze") == "1\n"
+    assert vm.frozen("scsi0")
+    assert pve.one.ask(*line, "fsfreeze-status") == '"frozen"\n'
+    assert vm.leftovers() == ["frozen file systems"]
+    assert pve.one.pvesh(f"/nodes/pve1/qemu/{vm.vmid}/agent/get-osinfo")["result"]["kernel-release"]
+    assert pve.one.ask(*line, "fsfreeze-thaw") == "1\n"
+    assert not vm.frozen()
+
+
+def test_an_agent_that_hangs(pve: PveCluster, vm: PveGuest) -> None:
+    vm.agent_hang()
+    with pytest.raises(CommandError, match="QEMU guest agent is not running"):
+        pve.one.ask("qm", "guest", "cmd", str(vm.vmid), "ping")
+    vm.agent_wake()
+
+
+def test_out_through_vzdump_and_back(pve: PveCluster, vm: PveGuest, tmp_path: Path) -> None:
+    vm.pattern("scsi0", DISKS[0].lab.ring, 1 * MIB, 7)
+    vm.pattern("virtio1", 0, 2 * MIB, 8)
+    before = {key: _sha(vm.raw_copy(key, tmp_path / key)) for key in ("scsi0", "virtio1")}
+    stream = pve.one.run("vzdump", str(vm.vmid), *DUMP).stdout
+    assert vm.leftovers() == []
+    places = [place for place in vma.read_clusters(source := io.BytesIO(stream), vma.read_header(source))]
+    order = [(device, offset) for device, offset, _ in places]
+    assert order != sorted(order)
+    done = pve.two.run("qmrestore", "-", "900", "--storage", "local", "--unique", "1", stdin=stream, timeout=60)
+    assert b"new volume ID is 'local:900/vm-900-disk-0.qcow2'" in done.stdout
+    with pve.adopt(900, DISKS[:2]) as restored:
+        assert restored.node is pve.two
+        values, old = restored.conf.values, vm.conf.values
+        assert "scsi1" not in values
+        assert values["vmgenid"] != old["vmgenid"]
+        assert values["smbios1"] != old["smbios1"]
+        assert values["net0"] != old["net0"]
+        assert {key: _sha(restored.raw_copy(key, tmp_path / f"back-{key}")) for key in before} == before
+        restored.start()
+        assert restored.sh("cat /mnt/*/a.txt") == "hello"
+    assert pve.two.ask("find", "/var/lib/vz/images", "-type", "f") == ""
+
+
+def test_a_stopped_one_and_a_locked_one(pve: PveCluster, make_vm: Callable[..., PveGuest], tmp_path: Path) -> None:
+    vm = make_vm([PveDiskSpec(size=8 * MIB, fs="ext4")], start=False)
+    with pve.locked(vm.vmid), pytest.raises(CommandError, match=r"VM is locked \(backup\)"):
+        pve.one.run("vzdump", str(vm.vmid), *DUMP)
+    stream = pve.one.run("vzdump", str(vm.vmid), *DUMP).stdout
+    with pytest.raises(CommandError, match="already exists on node 'pve1'"):
+        pve.two.run("qmrestore", "-", str(vm.vmid), stdin=stream)
+    before = _sha(vm.raw_copy("scsi0", tmp_path / "before"))
+    pve.one.run("qmrestore", "-", str(vm.vmid), "--force", "1", stdin=stream)
+    assert _sha(vm.raw_copy("scsi0", tmp_path / "after")) == before
+    with pytest.raises(CommandError, match="detected missing cluster|too few data"):
+        pve.two.run("qmrestore", "-", "901", stdin=stream[:-4096])
+    assert 901 not in pve.guests()
+
+
+def test_a_pinned_machine_on_the_older_qemu(pve: PveCluster, make_vm: Callable[..., PveGuest]) -> None:
+    """PVE 7: -drive, QEMU 7.2, nothing of Proxmox's in its monitor."""
+    disk = PveDiskSpec(size=16 * MIB, fs="ext4", iothread=True)
+    vm = make_vm([disk], layout="drive", qemu="7.2", backup_access=False)
+    told = pve.one.pvesh(f"/nodes/pve1/qemu/{vm.vmid}/status/current")
+    assert told["running-qemu"].startswith("7.2")
+    assert "backup-access-api" not in told["proxmox-support"]
+    assert "drive-scsi0" not in vm.block_nodes()
+    vm.qm("shutdown")
+    assert vm.state() == "stopped"
+    assert pve.one.pvesh(f"/nodes/pve1/qemu/{vm.vmid}/status/current")["status"] == "stopped"
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_it_moves_to_another_node(pve: PveCluster, make_vm: Callable[..., PveGuest], live: bool) -> None:
+    vm = make_vm([PveDiskSpec(size=16 * MIB, fs="ext4", storage="shared" if live else "local")])
+    vm.sh("touch /tmp/alive")
+    pve.migrate(vm, "pve2", live=live)
+    assert vm.node is pve.two
+    assert vm.lock == ""
+    assert not pve.one.pid(vm.vmid)
+    assert vm.state() == "running"
+    assert vm.sh("ls /tmp").split() == (["alive"] if live else [])
+    assert pve.one.pvesh("/cluster/resources", type="vm")[-1]["node"] == "pve2"
+
+
+def test_the_lockstep_writer_on_two_disks(make_vm: Callable[..., PveGuest]) -> None:
+    vm = make_vm([PveDiskSpec("scsi0", size=16 * MIB), PveDiskSpec("scsi1", size=16 * MIB)])
+    vm.lockstep_start("scsi0", "scsi1")
+    assert vm.lockstep_stop() > 0
+
+
+def test_vma_is_strict() -> None:
+    data = bytes(range(256)) * 1024
+    out = io.BytesIO()
+    image = vma.Image("drive-scsi0", len(data) - 100, lambda offset, length: data[offset : offset + length])
+    vma.write(out, {"qemu-server.conf": b"memory: 1\n"}, [image])
+    whole = bytearray(out.getvalue())
+    header = vma.read_header(source := io.BytesIO(whole))
+    assert header.devices == {1: ("drive-scsi0", len(data) - 100)}
+    back = bytearray(len(data) - 100)
+    for _, offset, part in vma.read_clusters(source, header):
+        back[offset : offset + len(part)] = part
+    assert back == data[:-100]
+    whole[13000] ^= 1
+    with pytest.raises(Died):
+        list(vma.read_clusters(source := io.BytesIO(whole), vma.read_header(source)))
+
+
+def _sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
