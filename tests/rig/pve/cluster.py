@@ -1,10 +1,10 @@
 """A Proxmox cluster on this machine: nodes, one API, guests that really run, and faults on demand.
 
-    with PveCluster(folder, image) as cluster:
-        vm = cluster.vm(disks=[PveDiskSpec("scsi0", fs="ext4")])
-        cluster.one.ask("qm", "guest", "cmd", str(vm.vmid), "ping")
-        cluster.migrate(vm, "pve2")
-        with cluster.offline("pve2"): ...
+with PveCluster(folder, image) as cluster:
+    vm = cluster.vm(disks=[PveDiskSpec("scsi0", fs="ext4")])
+    cluster.one.ask("qm", "guest", "cmd", str(vm.vmid), "ping")
+    cluster.migrate(vm, "pve2")
+    with cluster.offline("pve2"): ...
 """
 
 from __future__ import annotations
@@ -77,7 +77,12 @@ class PveCluster:
     """folder: for everything of it. image: what guests boot. version: what the API says it is."""
 
     def __init__(
-        self, folder: Path, image: GuestImage, nodes: Sequence[str] = ("pve1", "pve2"), *, version: str = "9.1.1"
+        self,
+        folder: Path,
+        image: GuestImage,
+        nodes: Sequence[str] = ("pve1", "pve2"),
+        *,
+        version: str = "9.1.1",
     ) -> None:
         self.folder = folder
         self.image = image
@@ -188,12 +193,12 @@ class PveCluster:
 
     def adopt(self, vmid: int, disks: Sequence[PveDiskSpec] = ()) -> PveGuest:
         """A guest that something else made, such as a restore."""
-        self._next = max(self._next, vmid + 1)
         return PveGuest(self, vmid, tuple(disks))
 
     def container(
         self, files: Mapping[str, bytes] | None = None, *, name: str = "", node: str = "", storage: str = "local",
-        running: bool = True, more: Mapping[str, str] | None = None, mounts: Mapping[str, Mapping[str, bytes]] | None = None,
+        running: bool = True, more: Mapping[str, str] | None = None,
+        mounts: Mapping[str, Mapping[str, bytes]] | None = None,
     ) -> PveContainer:  # fmt: skip
         """A new container. files: relative path → content of its root file system. mounts: `/data` → files of a
         mount point with backup=1."""
@@ -204,7 +209,9 @@ class PveCluster:
             "swap": "512", "unprivileged": "1", **dict(more or {}),
         }  # fmt: skip
         wanted = [("rootfs", "", files or {"etc/hostname": f"ct-{vmid}\n".encode()})]
-        wanted += [(f"mp{number}", place, content) for number, (place, content) in enumerate((mounts or {}).items())]
+        wanted += [
+            (f"mp{number}", place, content) for number, (place, content) in enumerate((mounts or {}).items())
+        ]
         for number, (key, place, content) in enumerate(wanted):
             volume = f"{vmid}/subvol-{vmid}-disk-{number}.subvol"
             folder = self.storage_folder(storage, where.name) / "images" / volume
@@ -386,7 +393,8 @@ class PveCluster:
             },
         }  # fmt: skip
         guests = {
-            str(vmid): {"node": node, "type": kind, "version": 1} for vmid, kind, node in conf.all_guests(self.etc)
+            str(vmid): {"node": node, "type": kind, "version": 1}
+            for vmid, kind, node in conf.all_guests(self.etc)
         }
         (self.etc / ".members").write_text(json.dumps(members, indent=1))
         (self.etc / ".vmlist").write_text(json.dumps({"version": 1, "ids": guests}, indent=1))

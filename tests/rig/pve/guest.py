@@ -114,6 +114,14 @@ class PveGuest(Guest):
         with self.monitor() as qmp:
             return {item["node-name"]: item for item in qmp("query-named-block-nodes", flat=True)}
 
+    def below_throttle(self, key: str) -> str:
+        """The name of a disk's block node, as backups name it, while none is going on."""
+        path = str(Path("/", *self.path(key).parts[-3:]))
+        for name, item in self.block_nodes().items():
+            if item["drv"] in {"raw", "qcow2"} and item["image"]["filename"].endswith(path):
+                return name
+        raise KeyError(key)
+
     def bitmaps(self) -> set[str]:
         found = [item for node in self.block_nodes().values() for item in node.get("dirty-bitmaps", [])]
         return {str(item["name"]) for item in found if item.get("name")}
@@ -138,15 +146,23 @@ class PveGuest(Guest):
         for one in storage.storages(etc).values():
             if one.active(root):
                 volumes = storage.volumes(one, root)
-                found += [f"volume {item.volid}" for item in volumes if item.vmid == self.vmid and item.volid not in known]
+                found += [
+                    f"volume {item.volid}"
+                    for item in volumes
+                    if item.vmid == self.vmid and item.volid not in known
+                ]
         words = ["find", "/run/qemu-server", "/tmp", "-name", "vmc*", "-o", "-name", "*.vmc*"]
         return found + [f"file {path}" for path in self.node.ask(*words, check=False).splitlines()]
 
-    def agent(self, command: str, arguments: Mapping[str, object] | None = None, *, timeout: float = 10) -> Any:
+    def agent(
+        self, command: str, arguments: Mapping[str, object] | None = None, *, timeout: float = 10
+    ) -> Any:
         """One command to the guest agent, without arguments."""
         assert not arguments, "the lab's line to a Proxmox guest's agent has none"
         try:
-            return wire.agent(self.node.path(f"/run/qemu-server/{self.vmid}.qga"), self.vmid, command, timeout)
+            return wire.agent(
+                self.node.path(f"/run/qemu-server/{self.vmid}.qga"), self.vmid, command, timeout
+            )
         except Died as death:
             raise CommandError(str(death)) from None
 
@@ -167,7 +183,9 @@ class PveGuest(Guest):
             listing = self.sh("cd /sys/block; for d in sd* vd*; do [ -e $d ] && readlink -f $d; done; true")
             paths = sorted(listing.split())
             for prefix, kinds in (("vd", ("virtio",)), ("sd", ("scsi",))):
-                names = [path.rpartition("/")[2] for path in paths if path.rpartition("/")[2].startswith(prefix)]
+                names = [
+                    path.rpartition("/")[2] for path in paths if path.rpartition("/")[2].startswith(prefix)
+                ]
                 # QEMU gives the devices to the PCI bus in this order.
                 keys = sorted((key for key in self.conf_drives() if key.startswith(kinds)), key=_natural)
                 self._devices |= dict(zip(keys, names, strict=True))
@@ -242,7 +260,9 @@ class PveContainer:
 
     def files(self, key: str = "rootfs") -> dict[str, bytes]:
         folder = self.folder(key)
-        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        return {
+            str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        }
 
     def remove(self) -> None:
         if conf.find(self.vmid, self.cluster.etc):

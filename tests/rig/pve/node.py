@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,9 @@ class PveNode:
             capture_output=True, timeout=timeout, input=stdin, check=False,
         )  # fmt: skip
         if check and done.returncode:
-            raise CommandError(f"{' '.join(argv)}: status {done.returncode}: {done.stderr.decode(errors='replace').strip()}")
+            raise CommandError(
+                f"{' '.join(argv)}: status {done.returncode}: {done.stderr.decode(errors='replace').strip()}"
+            )
         return done
 
     def ask(self, *argv: str, check: bool = True, timeout: float = 60.0) -> str:

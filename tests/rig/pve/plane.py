@@ -61,7 +61,8 @@ class RigPve(FakePve):  # type: ignore[misc]
         vmid, kind, node = place
         found = conf.parse(text)
         values: dict[str, Any] = {
-            key: int(value) if key in _INTEGERS and value.isdigit() else value for key, value in found.values.items()
+            key: int(value) if key in _INTEGERS and value.isdigit() else value
+            for key, value in found.values.items()
         }
         if found.comment:
             values["description"] = "".join(f"{line[1:]}\n" for line in found.comment.splitlines())
@@ -107,7 +108,9 @@ class RigPve(FakePve):  # type: ignore[misc]
             kind = "qemu" if isinstance(guest, FakeVm) else "lxc"
             place = (guest.vmid, kind, guest.node)
             seen.add(place)
-            values = {key: str(value) for key, value in guest.config.items() if key not in {"digest", "description"}}
+            values = {
+                key: str(value) for key, value in guest.config.items() if key not in {"digest", "description"}
+            }
             old = conf.parse(self._texts.get(place, ""))
             if values != old.values:
                 path = conf.path_of(*place, self.etc)
@@ -206,12 +209,12 @@ class RigPve(FakePve):  # type: ignore[misc]
         try:
             with wire.Qmp(self.lab[node].path(f"/run/qemu-server/{vmid}.qmp"), vmid, timeout=3.0) as qmp:
                 version = qmp("query-version")["qemu"]
-                machines = [item["name"] for item in qmp("query-machines") if item.get("is-current")]
+                kind = str(qmp("qom-get", path="/machine", property="type"))
                 return {
                     "qmpstatus": qmp("query-status")["status"],
                     "running-qemu": f"{version['major']}.{version['minor']}.{version['micro']}",
                     "proxmox-support": qmp("query-proxmox-support"),
-                    "running-machine": machines[0] if machines else qmp("qom-get", path="/machine", property="type").removesuffix("-machine"),
+                    "running-machine": kind.removesuffix("-machine"),
                 }  # fmt: skip
         except Died:
             return {}
@@ -295,5 +298,3 @@ class Plane:
     def root_ticket(self) -> dict[str, str]:
         ticket, token = self.api.issue_ticket("root@pam")
         return {"ticket": ticket, "csrf": token}
-
-

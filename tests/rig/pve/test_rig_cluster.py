@@ -75,7 +75,9 @@ def test_volumes_are_activated_by_perl_alone(machine: SshMachine, vm: PveGuest) 
     one_liner = r"PVE::Storage::activate_volumes(PVE::Storage::config(),\@ARGV)"
     machine.run(["perl", "-MPVE::Storage", "-e", one_liner, volume])
     assert f"activate {volume}\n" in vm.node.ask("cat", "/run/pve-rig.volumes")
-    assert machine.run(["perl", "-MPVE::Storage", "-e", one_liner, "local:999/vm-999-disk-0.raw"], check=False).status
+    assert machine.run(
+        ["perl", "-MPVE::Storage", "-e", one_liner, "local:999/vm-999-disk-0.raw"], check=False
+    ).status
 
 
 # --- pvesh ---
@@ -96,7 +98,9 @@ def test_resources_of_the_cluster(pve: PveCluster, vm: PveGuest) -> None:
     assert (guest["node"], guest["status"], guest["tags"]) == ("pve1", "stopped", "a;b")
     assert found["storage/pve1/local"]["status"] == "available"
     assert {found[f"node/{name}"]["status"] for name in pve.nodes} == {"online"}
-    told = {item["name"]: item["local"] for item in pve.two.pvesh("/cluster/status") if item["type"] == "node"}
+    told = {
+        item["name"]: item["local"] for item in pve.two.pvesh("/cluster/status") if item["type"] == "node"
+    }
     assert told == {"pve1": 0, "pve2": 1}
 
 
@@ -127,7 +131,11 @@ def test_a_lock_is_taken_once(pve: PveCluster, vm: PveGuest) -> None:
     vm.qm("set", "--lock", "backup")
     assert vm.lock == "backup"
     assert pve.one.pvesh(f"/nodes/pve1/qemu/{vm.vmid}/config")["lock"] == "backup"
-    for words in (["set", str(vm.vmid), "--lock", "backup"], ["start", str(vm.vmid)], ["destroy", str(vm.vmid)]):
+    for words in (
+        ["set", str(vm.vmid), "--lock", "backup"],
+        ["start", str(vm.vmid)],
+        ["destroy", str(vm.vmid)],
+    ):
         done = pve.one.run("qm", *words, check=False)
         assert (done.returncode, done.stderr) == (255, b"VM is locked (backup)\n")
     vm.qm("unlock")
@@ -176,7 +184,11 @@ def test_without_quorum_nothing_is_written(pve: PveCluster, vm: PveGuest) -> Non
 
 def test_a_node_goes_offline_and_comes_back(pve: PveCluster) -> None:
     with pve.offline("pve2"):
-        states = {item["name"]: item["online"] for item in pve.one.pvesh("/cluster/status") if item["type"] == "node"}
+        states = {
+            item["name"]: item["online"]
+            for item in pve.one.pvesh("/cluster/status")
+            if item["type"] == "node"
+        }
         assert states == {"pve1": 1, "pve2": 0}
         with pytest.raises(CommandError, match="No route to host"):
             pve.one.pvesh("/nodes/pve2/qemu")
@@ -199,7 +211,17 @@ def test_a_storage_is_missing_and_fills_up(pve: PveCluster, vm: PveGuest) -> Non
 def test_locks_of_others(pve: PveCluster, vm: PveGuest) -> None:
     with pve.locked(vm.vmid, "snapshot"):
         assert vm.lock == "snapshot"
-    words = ["vzdump", str(vm.vmid), "--stdout", "--dumpdir", "/var/tmp", "--compress", "0", "--lockwait", "0"]
+    words = [
+        "vzdump",
+        str(vm.vmid),
+        "--stdout",
+        "--dumpdir",
+        "/var/tmp",
+        "--compress",
+        "0",
+        "--lockwait",
+        "0",
+    ]
     with pve.one.vzdump_lock():
         assert b"got timeout" in pve.one.run(*words, check=False).stderr
 
@@ -229,7 +251,15 @@ def test_a_container_goes_out_and_comes_back(
     container = make_container(files, name="dns", mounts={"/srv/data": {"inner.txt": b"inner\n"}})
     assert pve.one.pvesh("/cluster/resources", type="vm")[-1]["type"] == "lxc"
     done = pve.one.run(
-        "vzdump", str(container.vmid), "--stdout", "--dumpdir", "/var/tmp", "--mode", "snapshot", "--compress", "0"
+        "vzdump",
+        str(container.vmid),
+        "--stdout",
+        "--dumpdir",
+        "/var/tmp",
+        "--mode",
+        "snapshot",
+        "--compress",
+        "0",
     )
     assert "lock" not in container.conf.values
     (tmp_path / "tar").write_bytes(done.stdout)

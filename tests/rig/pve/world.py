@@ -27,7 +27,11 @@ class PveWorld(World):
             "known_hosts": str(self.cluster.known_hosts(self.folder / "known_hosts")),
             "ssh_config": "ssh_config",
         }
-        repository = {"location": str(self.repository), "passphrase": {"file": "passphrase"}, "lock_wait": "20 s"}
+        repository = {
+            "location": str(self.repository),
+            "passphrase": {"file": "passphrase"},
+            "lock_wait": "20 s",
+        }
         parts = [
             _table("", {"state_dir": "state"}),
             _table("defaults", self.defaults),

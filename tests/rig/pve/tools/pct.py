@@ -121,13 +121,17 @@ def _restore(given: Words) -> None:
     if taken := conf.find(vmid):
         if not given.on("force") or taken != ("lxc", node_name()):
             kind, node = taken
-            raise Died(f"unable to restore CT {vmid} - {conf.KINDS[kind]} {vmid} already exists on node '{node}'")
+            raise Died(
+                f"unable to restore CT {vmid} - {conf.KINDS[kind]} {vmid} already exists on node '{node}'"
+            )
         old = conf.read(vmid, "lxc", node_name())
         conf.check_lock(old, "lxc")
         _free(old)
     wanted = {key: texts[-1] for key, texts in given.values.items() if conf.MOUNT.fullmatch(key)}
     if "rootfs" not in wanted and archive == "-":
-        raise Died("rootfs is required when restoring from stdin, it's not possible to read it from the archive")
+        raise Died(
+            "rootfs is required when restoring from stdin, it's not possible to read it from the archive"
+        )
     wanted.setdefault("rootfs", f"{given.get('storage', 'local')}:8")
     path = conf.path_of(vmid, "lxc", node_name())
     conf.write(path, "lock: create\n")
@@ -149,8 +153,12 @@ def _restore(given: Words) -> None:
             storage.free(volid, node_name())
         path.unlink(missing_ok=True)
         raise
-    kept = {key: value for key, value in found.values.items() if not conf.MOUNT.fullmatch(key) and key != "lock"}
-    chosen = {key: given.get(key) for key in ("unprivileged", "hostname", "memory", "cores") if key in given.values}
+    kept = {
+        key: value for key, value in found.values.items() if not conf.MOUNT.fullmatch(key) and key != "lock"
+    }
+    chosen = {
+        key: given.get(key) for key in ("unprivileged", "hostname", "memory", "cores") if key in given.values
+    }
     conf.write(path, conf.Conf(kept | values | chosen, found.comment).text)
     if given.on("start"):
         RUNNING.mkdir(exist_ok=True)

@@ -20,7 +20,9 @@ _OURS = {"output-format", "noproxy", "human-readable", "quiet", "noborder", "noh
 def main(argv: Sequence[str]) -> int:
     given = words(argv, ["noproxy", "quiet", "noborder", "noheader"])
     if len(given.plain) != 2 or given.plain[0] not in _VERBS:
-        raise Died("ERROR: unknown command 'pvesh " + " ".join(argv) + "'\nUSAGE: pvesh <COMMAND> [ARGS] [OPTIONS]")
+        raise Died(
+            "ERROR: unknown command 'pvesh " + " ".join(argv) + "'\nUSAGE: pvesh <COMMAND> [ARGS] [OPTIONS]"
+        )
     verb, path = given.plain
     values = {name: found for name, found in given.values.items() if name not in _OURS}
     data = request(_VERBS[verb], "/" + path.strip("/"), values)

@@ -10,7 +10,16 @@ from collections.abc import Sequence
 
 from pve.tools.says import Died, Words, node_name, parse_size, words
 from pve.tools.storage import (
-    alloc, free, path_of, space, split_volid, storage, storages, volume_format, volumes, image_size,
+    alloc,
+    free,
+    image_size,
+    path_of,
+    space,
+    split_volid,
+    storage,
+    storages,
+    volume_format,
+    volumes,
 )  # fmt: skip
 
 
@@ -20,7 +29,9 @@ def main(argv: Sequence[str]) -> int:
         "import": _import,
     }  # fmt: skip
     if not argv or argv[0] not in verbs:
-        raise Died(f"ERROR: unknown command 'pvesm {' '.join(argv)}'\nUSAGE: pvesm <COMMAND> [ARGS] [OPTIONS]")
+        raise Died(
+            f"ERROR: unknown command 'pvesm {' '.join(argv)}'\nUSAGE: pvesm <COMMAND> [ARGS] [OPTIONS]"
+        )
     verbs[argv[0]](words(argv[1:]))
     return 0
 
@@ -78,7 +89,9 @@ def _export(given: Words) -> None:
     path, kind = path_of(volid, node_name()), volume_format(volid)
     sys.stdout.buffer.write(struct.pack("<Q", image_size(path, kind)))
     sys.stdout.buffer.flush()
-    subprocess.run(["qemu-img", "dd", "-f", kind, "-O", "raw", "bs=1M", f"if={path}", "of=/dev/stdout"], check=True)
+    subprocess.run(
+        ["qemu-img", "dd", "-f", kind, "-O", "raw", "bs=1M", f"if={path}", "of=/dev/stdout"], check=True
+    )
 
 
 def _import(given: Words) -> None:

@@ -133,7 +133,9 @@ def _updates(given: Words, vmid: int) -> dict[str, str]:
         if conf.DRIVE.fullmatch(key):
             found[key] = _drive(vmid, texts[-1])
         if key.startswith("net") and "=" not in texts[-1].split(",")[0]:
-            found[key] = texts[-1].replace(texts[-1].split(",")[0], f"{texts[-1].split(',')[0]}={new_mac()}", 1)
+            found[key] = texts[-1].replace(
+                texts[-1].split(",")[0], f"{texts[-1].split(',')[0]}={new_mac()}", 1
+            )
     return found
 
 
@@ -150,7 +152,9 @@ def _drive(vmid: int, value: str) -> str:
         path = storage.path_of(volid, node_name())
         if not path.exists():
             raise Died(f"volume '{volid}' does not exist")
-        items["size"] = print_size(storage.image_size(path, items.get("format") or storage.volume_format(volid)))
+        items["size"] = print_size(
+            storage.image_size(path, items.get("format") or storage.volume_format(volid))
+        )
     return conf.joined(items)
 
 
@@ -235,7 +239,9 @@ def _rescan(given: Words) -> None:
             found = conf.read(vmid, kind, node)
             conf.check_lock(found, kind)
             known = {item["file"] for item in conf.drives(found).values()} | set(found.values.values())
-            for one in (one for pool in storage.storages().values() if pool.active() for one in storage.volumes(pool)):
+            for one in (
+                one for pool in storage.storages().values() if pool.active() for one in storage.volumes(pool)
+            ):
                 if one.vmid == vmid and one.volid not in known:
                     spare = next(f"unused{n}" for n in range(256) if f"unused{n}" not in found.values)
                     found.values[spare] = one.volid
@@ -282,5 +288,3 @@ def _shutdown(given: Words) -> None:
 
 def new_mac() -> str:
     return "BC:24:11:" + ":".join(f"{byte:02X}" for byte in secrets.token_bytes(3))
-
-

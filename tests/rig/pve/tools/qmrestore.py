@@ -63,7 +63,10 @@ def _restore(source: BinaryIO, vmid: int, given: Words) -> str:
     hints = {match[2]: (match[1], match[3], match[4]) for match in _MAP.finditer(text)}
     made: dict[str, str] = {}
     try:
-        with tempfile.TemporaryDirectory(dir="/var/tmp", prefix=f"vzdumptmp{os.getpid()}_") as name, ExitStack() as stack:
+        with (
+            tempfile.TemporaryDirectory(dir="/var/tmp", prefix=f"vzdumptmp{os.getpid()}_") as name,
+            ExitStack() as stack,
+        ):
             files = {}
             for device, (drive, size) in header.devices.items():
                 print(f"DEV: dev_id={device} size: {size} devname: {drive}", flush=True)
@@ -84,7 +87,9 @@ def _restore(source: BinaryIO, vmid: int, given: Words) -> str:
                     os.pwrite(files[device].fileno(), data, offset)
             for key, volid in made.items():
                 if storage.volume_format(volid) != "raw":
-                    _convert(Path(name, key), storage.path_of(volid, node_name()), storage.volume_format(volid))
+                    _convert(
+                        Path(name, key), storage.path_of(volid, node_name()), storage.volume_format(volid)
+                    )
         if "qemu-server.fw" in header.configs:
             conf.write(conf.ETC / "firewall" / f"{vmid}.fw", header.configs["qemu-server.fw"].decode())
     except BaseException:
@@ -112,7 +117,9 @@ def rewrite(text: str, made: dict[str, str], *, unique: bool) -> str:
             continue
         if key in made:
             items = conf.properties(value)
-            size = storage.image_size(storage.path_of(made[key], node_name()), storage.volume_format(made[key]))
+            size = storage.image_size(
+                storage.path_of(made[key], node_name()), storage.volume_format(made[key])
+            )
             items |= {"file": made[key], "size": print_size(size)}
             line = f"{key}: {conf.joined(items)}"
         elif conf.DRIVE.fullmatch(key) and "media=cdrom" not in value:

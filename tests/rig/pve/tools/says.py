@@ -67,14 +67,13 @@ def words(argv: Sequence[str], flags: Sequence[str] = ()) -> Words:
             continue
         name, equals, value = word.lstrip("-").partition("=")
         if not equals:
-            if rest and (rest[0] == "-" or not rest[0].startswith("-")) and name not in flags:
-                value = rest.pop(0)
-            elif name in flags and rest and rest[0] in {"0", "1"}:
-                value = rest.pop(0)
-            else:
-                value = "1"
+            value = rest.pop(0) if rest and _is_value(rest[0], flag=name in flags) else "1"
         found.values.setdefault(name, []).append(value)
     return found
+
+
+def _is_value(word: str, *, flag: bool) -> bool:
+    return word in {"0", "1"} if flag else word == "-" or not word.startswith("-")
 
 
 def parse_size(text: str, unit: str = "") -> int:

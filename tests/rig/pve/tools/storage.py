@@ -187,7 +187,10 @@ def _sizes(path: Path, form: str) -> tuple[int, int]:
     if form == "raw":
         return path.stat().st_size, used
     done = subprocess.run(
-        ["qemu-img", "info", "-U", "-f", form, "--output=json", str(path)], capture_output=True, text=True, check=False
+        ["qemu-img", "info", "-U", "-f", form, "--output=json", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return (int(json.loads(done.stdout)["virtual-size"]) if done.returncode == 0 else 0), used
 

@@ -49,7 +49,9 @@ def main(argv: Sequence[str]) -> int:
                 f"ERROR: Backup of VM {vmid} failed - {death}\nINFO: Backup job finished with errors\n"
                 "job errors", 255,
             ) from None  # fmt: skip
-        _say(f"Finished Backup of VM {vmid} ({time.strftime('%H:%M:%S', time.gmtime(time.monotonic() - begun))})")
+        _say(
+            f"Finished Backup of VM {vmid} ({time.strftime('%H:%M:%S', time.gmtime(time.monotonic() - begun))})"
+        )
     _say("Backup job finished successfully")
     return 0
 
@@ -64,7 +66,7 @@ def _node_lock(patience: float) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(f"trying to get global lock - waiting...")
+            _say("trying to get global lock - waiting...")
             deadline = time.monotonic() + patience
             while True:
                 try:
@@ -101,7 +103,10 @@ def guest_lock(vmid: int, kind: str) -> Iterator[None]:
 def dump_vm(vmid: int, given: Words) -> None:
     found = conf.read(vmid, "qemu", node_name())
     disks = conf.backed_up(found)
-    with tempfile.TemporaryDirectory(dir=given.get("dumpdir"), prefix=f"vzdump-qemu-{vmid}-") as name, ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(dir=given.get("dumpdir"), prefix=f"vzdump-qemu-{vmid}-") as name,
+        ExitStack() as stack,
+    ):
         folder = Path(name)
         if wire.pid(vmid):
             _say("status = running")
@@ -144,7 +149,9 @@ def _configs(vmid: int, found: conf.Conf, disks: dict[str, dict[str, str]]) -> d
 
 def _freezes(found: conf.Conf) -> bool:
     agent = conf.properties(found.values.get("agent", "0"), "enabled")
-    return agent.get("enabled") == "1" and agent.get("freeze-fs-on-backup", agent.get("freeze-fs", "1")) != "0"
+    return (
+        agent.get("enabled") == "1" and agent.get("freeze-fs-on-backup", agent.get("freeze-fs", "1")) != "0"
+    )
 
 
 def _copy_running(vmid: int, disks: dict[str, dict[str, str]], folder: Path, *, frozen: bool) -> None:
@@ -152,7 +159,7 @@ def _copy_running(vmid: int, disks: dict[str, dict[str, str]], folder: Path, *, 
     qga = wire.RUN / f"{vmid}.qga"
     with wire.qmp(vmid, timeout=30) as qmp:
         nodes, targets = _nodes(qmp, list(disks)), {}
-        for number, (key, (node, size)) in enumerate(nodes.items()):
+        for number, (key, (_, size)) in enumerate(nodes.items()):
             path = folder / key
             with path.open("wb") as file:
                 file.truncate(size)
@@ -210,7 +217,9 @@ def _child(qmp: wire.Qmp, node: str) -> str:
     graph = qmp("x-debug-query-block-graph")
     names = {item["id"]: item["name"] for item in graph["nodes"]}
     return next(
-        names[edge["child"]] for edge in graph["edges"] if names[edge["parent"]] == node and edge["name"] == "file"
+        names[edge["child"]]
+        for edge in graph["edges"]
+        if names[edge["parent"]] == node and edge["name"] == "file"
     )
 
 
@@ -256,12 +265,18 @@ def dump_ct(vmid: int, given: Words) -> None:
         if included:
             _joined(folder, extra, root, included, common, moves)
         else:
-            _run("tar", *common, "--directory", str(folder), *extra, "--directory", str(root), "--no-anchored",
-                 "--exclude=lost+found", "--anchored", "--exclude=./tmp/?*", "--exclude=./var/tmp/?*", "./")  # fmt: skip
+            left_out = ["--exclude=lost+found", "--anchored", "--exclude=./tmp/?*", "--exclude=./var/tmp/?*"]
+            places = ["--directory", str(folder), *extra, "--directory", str(root), "--no-anchored"]
+            _run("tar", *common, *places, *left_out, "./")
 
 
 def _joined(
-    folder: Path, extra: list[str], root: Path, included: list[tuple[str, Path]], common: list[str], moves: list[str]
+    folder: Path,
+    extra: list[str],
+    root: Path,
+    included: list[tuple[str, Path]],
+    common: list[str],
+    moves: list[str],
 ) -> None:
     """Volumes are folders here, not mounts: each is a tar of its own, cut before its end-of-archive blocks."""
     parts = [["--directory", str(folder), *extra], ["--directory", str(root), "./"]]
@@ -282,5 +297,3 @@ def _run(*argv: str) -> None:
         print(done.stderr, end="", file=sys.stderr)
     if done.returncode:
         raise Died(f"command '{' '.join(argv)}' failed: exit code {done.returncode}")
-
-

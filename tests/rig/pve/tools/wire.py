@@ -29,7 +29,9 @@ class Qmp:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise Died(f"VM {vmid} qmp command failed - unable to connect to VM {vmid} qmp socket - timeout") from None
+                    raise Died(
+                        f"VM {vmid} qmp command failed - unable to connect to VM {vmid} qmp socket - timeout"
+                    ) from None
                 time.sleep(0.1)
             except OSError as error:
                 self._socket.close()
