@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lab.waiting import wait_for
 
@@ -85,19 +85,22 @@ class Qemu:
         self.run.mkdir(parents=True, exist_ok=True)
         for path in (self.qmp, self.inner, self.own, self.qga):
             path.unlink(missing_ok=True)
-        out = self.log.open("ab") if self.log else subprocess.DEVNULL
-        self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        self.pid.write_text(f"{self.process.pid}\n")
-        wait_for(lambda: self._up(self.own), f"QEMU of {self.vmid}", 30)
-        if self.proxy:
-            words = [sys.executable, str(HERE / "proxy.py"), str(self.qmp), str(self.inner)]
-            self.proxy_process = subprocess.Popen(
-                [*words, *(["backup-access"] if self.proxmox else [])],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=out,
-            )  # fmt: skip
-            assert self.proxy_process.stdout is not None
-            if self.proxy_process.stdout.readline() != b"up\n":
-                raise RuntimeError("the proxy did not start")
+        with (self.log or Path(os.devnull)).open("ab") as out:
+            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+            self.pid.write_text(f"{self.process.pid}\n")
+            wait_for(lambda: self._up(self.own), f"QEMU of {self.vmid}", 30)
+            if self.proxy:
+                self._start_proxy(out)
+
+    def _start_proxy(self, out: IO[bytes]) -> None:
+        words = [sys.executable, str(HERE / "proxy.py"), str(self.qmp), str(self.inner)]
+        self.proxy_process = subprocess.Popen(
+            [*words, *(["backup-access"] if self.proxmox else [])],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=out,
+        )  # fmt: skip
+        assert self.proxy_process.stdout is not None
+        if self.proxy_process.stdout.readline() != b"up\n":
+            raise RuntimeError("the proxy did not start")
 
     def stop(self) -> None:
         """End the process at once, as a power cut, or `qm stop`, would."""
@@ -157,7 +160,11 @@ class Qemu:
 
         A failed write is only seen there: "write failed: No space left on device".
         """
-        where = f"-d {key}" if key != "efidisk0" else f"drive-{key}"
+        where = f"-d {key}"
+        if key.startswith("virtio"):
+            where = f"-d /machine/peripheral/{key}/virtio-backend"
+        elif key == "efidisk0":
+            where = f"drive-{key}"
         said = self.monitor("human-monitor-command", command_line=f'qemu-io {where} "{command}"')
         if said.strip():
             raise RuntimeError(f"{command}: {said.strip()}")
