@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lab.host import CommandError
 from lab.waiting import wait_for
 from rig_sshd import Sshd
 
+from pve.qmeventd import Qmeventd
 from pve.tools import conf, pct, wire
 
 SETUP = Path(__file__).parent / "node.sh"
@@ -37,6 +38,7 @@ class PveNode:
         self.sshd: Sshd | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._init = 0
+        self._stack = ExitStack()
 
     def start(self, settings: Mapping[str, Any]) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -52,6 +54,7 @@ class PveNode:
             self.close()
             raise CommandError(f"the node {self.name} did not start: {problem}")
         self._init = self._first_child(self._process.pid)
+        self.qmeventd = self._stack.enter_context(Qmeventd(self.path("/run/qmeventd.sock")))
         self.path("/run/pve-rig.json").write_text(json.dumps({**settings, "node": self.name}))
 
     def start_sshd(self, keys: Path, port: int = 0) -> None:
@@ -70,6 +73,7 @@ class PveNode:
         """End the node with everything that runs on it."""
         if self.sshd is not None:
             self.sshd.stop()
+        self._stack.close()
         process, self._process = self._process, None
         if process is None:
             return
