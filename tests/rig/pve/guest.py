@@ -84,8 +84,8 @@ class PveGuest(Guest):
 
     def poweroff(self) -> None:
         self.sh("(sleep 0.1; shutdown) >/dev/null 2>&1 &")
-        self.wait_for_state("shutdown")
-        self.destroy()
+        self.wait_for_state("stopped")
+        self.hang_up()
 
     def kill_qemu(self) -> None:
         self.hang_up()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from lab.domain import MIB
 from lab.host import CommandError
 from lab.images import filesystem_problems, pattern_bytes, read_files
+from lab.waiting import wait_for
 
 from pve.cluster import PveCluster, PveDiskSpec
 from pve.guest import PveGuest
@@ -122,6 +125,19 @@ def test_a_pinned_machine_on_the_older_qemu(pve: PveCluster, make_vm: Callable[.
     vm.qm("shutdown")
     assert vm.state() == "stopped"
     assert pve.one.pvesh(f"/nodes/pve1/qemu/{vm.vmid}/status/current")["status"] == "stopped"
+
+
+def test_a_guest_that_powers_off_ends_unless_it_is_held(
+    pve: PveCluster, make_vm: Callable[..., PveGuest]
+) -> None:
+    vm = make_vm([PveDiskSpec(size=8 * MIB)])
+    with socket.socket(socket.AF_UNIX) as handle:
+        handle.connect(str(pve.one.path("/run/qmeventd.sock")))
+        handle.sendall(json.dumps({"vzdump": {"vmid": str(vm.vmid)}}).encode())
+        wait_for(lambda: pve.one.qmeventd.held() == {str(vm.vmid)}, "the handle")
+        vm.sh("(sleep 0.1; shutdown) >/dev/null 2>&1 &")
+        vm.wait_for_state("shutdown")
+    vm.wait_for_state("stopped")
 
 
 @pytest.mark.parametrize("live", [True, False])

@@ -54,6 +54,8 @@ def make(vmid: int, found: conf.Conf, *incoming: str) -> Qemu:
             )
         )  # fmt: skip
     extra = ["-pidfile", f"/var/run/qemu-server/{vmid}.pid", "-serial", f"file:{wire.RUN}/{vmid}.console"]
+    extra += ["-chardev", "socket,id=qmp-event,path=/var/run/qmeventd.sock,reconnect=5"]
+    extra += ["-mon", "chardev=qmp-event,mode=control"]
     extra += ["-serial", "pty", *shlex.split(found.values.get("args", "")), *incoming]
     if smbios := conf.properties(found.values.get("smbios1", "")).get("uuid"):
         extra += ["-smbios", f"type=1,uuid={smbios}"]
@@ -98,12 +100,13 @@ def stop(vmid: int) -> None:
 
 
 def shutdown(vmid: int, timeout: float) -> None:
-    """Through the agent; qmeventd would then end the process, here we do."""
+    """Through the agent; qmeventd then ends the process, unless somebody holds the machine."""
     with suppress(Died):
         wire.agent(wire.RUN / f"{vmid}.qga", vmid, "guest-shutdown", timeout=2.0)
     deadline = time.monotonic() + timeout
     while wire.pid(vmid):
-        with wire.qmp(vmid) as qmp:
+        # qmeventd may end it in the middle of this.
+        with suppress(Died), wire.qmp(vmid) as qmp:
             if qmp("query-status")["status"] == "shutdown":
                 break
         if time.monotonic() > deadline:
