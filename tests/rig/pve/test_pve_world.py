@@ -18,7 +18,9 @@ def test_inventory_and_checks(
     make_container: Callable[..., PveContainer],
 ) -> None:
     vm, container = make_vm(SMALL, start=False, node="pve2"), make_container()
-    found = {item["id"]: item for item in pve_world.run("inventory", "--refresh").document["hosts"][0]["guests"]}
+    found = {
+        item["id"]: item for item in pve_world.run("inventory", "--refresh").document["hosts"][0]["guests"]
+    }
     assert set(found) == {str(vm.vmid), str(container.vmid)}
     assert (found[str(vm.vmid)]["node"], found[str(vm.vmid)]["uuid"]) == ("pve2", vm.uuid)
     pve_world.run("host", "check", "pve")
