@@ -185,6 +185,21 @@ class PveNode:
                 holder.wait(10)
 
     @contextmanager
+    def fault(
+        self, match: str, message: str = "", *, delay: float = 0.0, status: int = 255
+    ) -> Iterator[None]:
+        """Commands that the pattern is found in, `^qm unlock 100`, take so many seconds longer, and fail with the
+        message if there is one. Faults add up."""
+        path = self.path("/run/pve-rig.faults")
+        old = json.loads(path.read_text()) if path.exists() else []
+        new = {"match": match, "message": message, "delay": delay, "status": status}
+        path.write_text(json.dumps([*old, new]))
+        try:
+            yield
+        finally:
+            path.write_text(json.dumps(old))
+
+    @contextmanager
     def small(self, folder: str, mib: int) -> Iterator[None]:
         """A small file system over a storage's folder (`/srv/fast`): it fills. Machines that are started
         before do not see it."""

@@ -226,6 +226,14 @@ def test_locks_of_others(pve: PveCluster, vm: PveGuest) -> None:
         assert b"got timeout" in pve.one.run(*words, check=False).stderr
 
 
+def test_a_command_fails_on_demand(pve: PveCluster, vm: PveGuest) -> None:
+    with pve.one.fault(f"^qm unlock {vm.vmid}", "unable to write"):
+        with pytest.raises(CommandError, match="unable to write"):
+            vm.qm("unlock")
+        vm.qm("config")
+    vm.qm("unlock")
+
+
 def test_a_limited_token_is_refused(pve: PveCluster) -> None:
     def get(token: str, path: str) -> Any:
         request = urllib.request.Request(f"{pve.plane.url}/api2/json{path}")

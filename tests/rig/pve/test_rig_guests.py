@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -95,6 +97,20 @@ def test_out_through_vzdump_and_back(pve: PveCluster, vm: PveGuest, tmp_path: Pa
         restored.start()
         assert restored.sh("cat /mnt/*/a.txt") == "hello"
     assert pve.two.ask("find", "/var/lib/vz/images", "-type", "f") == ""
+
+
+def test_a_vzdump_that_is_ended_leaves_nothing(pve: PveCluster, vm: PveGuest) -> None:
+    words = [*pve.one.enter, "env", f"PATH={pve.one.path_variable}", "vzdump", str(vm.vmid), *DUMP]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as dump:
+        assert dump.stderr is not None
+        while b"creating vzdump archive" not in dump.stderr.readline():
+            pass
+        assert vm.lock == "backup"
+        (pid,) = [pid for pid, line in pve.one.processes().items() if "run.py vzdump" in line]
+        pve.one.signal(pid, signal.SIGTERM)
+        said = dump.communicate()[1]
+    assert b"interrupted by signal" in said
+    assert vm.leftovers() == []
 
 
 def test_a_stopped_one_and_a_locked_one(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 SETTINGS = Path("/run/pve-rig.json")
+FAULTS = Path("/run/pve-rig.faults")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)")
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
@@ -29,6 +31,17 @@ def settings() -> dict[str, Any]:
 
 def node_name() -> str:
     return str(settings()["node"])
+
+
+def meet_fault(command: str) -> None:
+    """What a test wants to happen to this command (PveNode.fault): it takes longer, or fails."""
+    if not FAULTS.exists():
+        return
+    for fault in json.loads(FAULTS.read_text()):
+        if re.search(fault["match"], command):
+            time.sleep(fault["delay"])
+            if fault["message"]:
+                raise Died(fault["message"], fault["status"])
 
 
 @dataclass

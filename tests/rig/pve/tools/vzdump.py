@@ -6,12 +6,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from pve.tools import conf, storage, vma, wire
@@ -34,6 +35,8 @@ def main(argv: Sequence[str]) -> int:
         raise Died("cannot use options 'storage' and 'stdout' at the same time")
     if len(given.plain) != 1:
         raise Died("you can only backup a single VM with option --stdout")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _interrupted)
     _say(f"starting new backup job: vzdump {' '.join(argv)}")
     with _node_lock(float(given.get("lockwait", "180")) * 60):
         kind, node = conf.find(vmid) or ("qemu", "")
@@ -54,6 +57,12 @@ def main(argv: Sequence[str]) -> int:
         )
     _say("Backup job finished successfully")
     return 0
+
+
+def _interrupted(number: int, _: object) -> None:
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    raise Died("interrupted by signal")
 
 
 def _say(what: str) -> None:
@@ -156,43 +165,52 @@ def _freezes(found: conf.Conf) -> bool:
 
 def _copy_running(vmid: int, disks: dict[str, dict[str, str]], folder: Path, *, frozen: bool) -> None:
     """All disks as they are at one moment: a QEMU backup job per disk, all begun by one transaction."""
-    qga = wire.RUN / f"{vmid}.qga"
-    with wire.qmp(vmid, timeout=30) as qmp:
-        nodes, targets = _nodes(qmp, list(disks)), {}
-        for number, (key, (_, size)) in enumerate(nodes.items()):
-            path = folder / key
-            with path.open("wb") as file:
+    with wire.qmp(vmid) as qmp:
+        nodes = _nodes(qmp, list(disks))
+        targets = {key: f"vzdump-target{number}" for number, key in enumerate(disks)}
+        for key, (_, size) in nodes.items():
+            with (folder / key).open("wb") as file:
                 file.truncate(size)
-            targets[key] = f"vzdump-target{number}"
-            backing = {"driver": "file", "filename": str(path)}
+            backing = {"driver": "file", "filename": str(folder / key)}
             qmp("blockdev-add", **{"driver": "raw", "node-name": targets[key], "file": backing})
-        try:
-            if frozen:
-                _say("issuing guest-agent 'fs-freeze' command")
-                try:
-                    wire.agent(qga, vmid, "guest-fsfreeze-freeze")
-                except Died as death:
-                    print(f"ERROR: {death}", file=sys.stderr)
-            jobs = {f"vzdump-{key}": key for key in disks}
-            actions = [
-                {"type": "blockdev-backup", "data": {
-                    "job-id": job, "device": nodes[key][0], "target": targets[key], "sync": "full",
-                    "auto-dismiss": False}}
-                for job, key in jobs.items()
-            ]  # fmt: skip
-            try:
-                qmp("transaction", actions=actions)
-            finally:
-                if frozen:
-                    _say("issuing guest-agent 'fs-thaw' command")
-                    try:
-                        wire.agent(qga, vmid, "guest-fsfreeze-thaw")
-                    except Died as death:
-                        print(f"ERROR: {death}", file=sys.stderr)
-            _await_jobs(qmp, set(jobs))
-        finally:
+    jobs = {f"vzdump-{key}": key for key in disks}
+    actions = [
+        {"type": "blockdev-backup", "data": {
+            "job-id": job, "device": nodes[key][0], "target": targets[key], "sync": "full", "auto-dismiss": False}}
+        for job, key in jobs.items()
+    ]  # fmt: skip
+    try:
+        with _frozen(vmid) if frozen else nullcontext(), wire.qmp(vmid) as qmp:
+            qmp("transaction", actions=actions)
+        _await_jobs(vmid, set(jobs))
+    finally:
+        with wire.qmp(vmid) as qmp:
+            left = {job["id"] for job in qmp("query-jobs")} & set(jobs)
+            for job in left:
+                qmp("job-cancel", id=job)
+        with suppress(Died):
+            _await_jobs(vmid, left)
+        with wire.qmp(vmid) as qmp:
             for name in targets.values():
                 qmp("blockdev-del", **{"node-name": name})
+
+
+@contextmanager
+def _frozen(vmid: int) -> Iterator[None]:
+    """A guest that cannot be frozen is copied all the same, as Proxmox does it."""
+    _ask_agent(vmid, "fs-freeze")
+    try:
+        yield
+    finally:
+        _ask_agent(vmid, "fs-thaw")
+
+
+def _ask_agent(vmid: int, command: str) -> None:
+    _say(f"issuing guest-agent '{command}' command")
+    try:
+        wire.agent(wire.RUN / f"{vmid}.qga", vmid, f"guest-{command.replace('fs-', 'fsfreeze-')}")
+    except Died as death:
+        print(f"ERROR: {death}", file=sys.stderr, flush=True)
 
 
 def _nodes(qmp: wire.Qmp, keys: list[str]) -> dict[str, tuple[str, int]]:
@@ -223,14 +241,16 @@ def _child(qmp: wire.Qmp, node: str) -> str:
     )
 
 
-def _await_jobs(qmp: wire.Qmp, names: set[str]) -> None:
+def _await_jobs(vmid: int, names: set[str]) -> None:
+    """One short session after the other: others want the monitor too."""
     problem = ""
     while names:
-        for job in qmp("query-jobs"):
-            if job["id"] in names and job["status"] == "concluded":
-                problem = problem or job.get("error", "")
-                qmp("job-dismiss", id=job["id"])
-                names.discard(job["id"])
+        with wire.qmp(vmid) as qmp:
+            for job in qmp("query-jobs"):
+                if job["id"] in names and job["status"] == "concluded":
+                    problem = problem or job.get("error", "")
+                    qmp("job-dismiss", id=job["id"])
+                    names.discard(job["id"])
         time.sleep(0.05)
     if problem:
         raise Died(f"job failed with err -5 - {problem}")
