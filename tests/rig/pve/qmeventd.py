@@ -1,5 +1,8 @@
 """A stand-in for qmeventd: takes `{"vzdump":{"vmid":"100"}}` and remembers who holds which machine.
 
+A QEMU may connect with a monitor, as Proxmox's do: it is told to quit once its guest has powered off and
+nobody holds the machine.
+
     with Qmeventd(Path("/run/qmeventd.sock")) as daemon:
         daemon.held()    # {"100"}: machines that would not be ended after a power-off
 
@@ -11,8 +14,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -56,9 +61,12 @@ class Qmeventd:
     def _client(self, client: socket.socket) -> None:
         machine = ""
         received = b""
-        with client:
+        with client, suppress(OSError):
             while data := client.recv(4096):
                 received += data
+                if b'"QMP"' in received:
+                    self._watch(client)
+                    return
                 try:
                     machine = str(json.loads(received)["vzdump"]["vmid"])
                 except (ValueError, KeyError, TypeError):
@@ -70,6 +78,32 @@ class Qmeventd:
         if machine:
             with self._lock:
                 self._held.remove(machine)
+
+    def _watch(self, qemu: socket.socket) -> None:
+        """Until QEMU ends."""
+        qemu.sendall(b'{"execute": "qmp_capabilities"}')
+        machine = _machine_of(qemu)
+        qemu.settimeout(0.2)
+        received, off = b"", False
+        while True:
+            try:
+                data = qemu.recv(4096)
+                if not data:
+                    return
+                received += data
+            except TimeoutError:
+                pass
+            *lines, received = received.split(b"\n")
+            off = off or any(b'"SHUTDOWN"' in line for line in lines)
+            if off and machine not in self.held():
+                qemu.sendall(b'{"execute": "quit"}')
+
+
+def _machine_of(qemu: socket.socket) -> str:
+    """The number in the name of its pid file, as qmeventd looks for its own argument."""
+    pid = struct.unpack("3i", qemu.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return next((Path(word).stem for word in words if word.endswith(".pid")), "")
 
 
 if __name__ == "__main__":
