@@ -201,10 +201,6 @@ class NbdExport:
         return self._disks
 
     @property
-    def feed(self) -> None:
-        return None
-
-    @property
     def files(self) -> Mapping[str, bytes]:
         return self._files
 
