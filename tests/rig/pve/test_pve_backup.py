@@ -35,4 +35,5 @@ def test_full_increment_and_after_a_move(
     assert third.point["mode"] == "full"
     assert pve_world.borg_sha256(third.archive, "virtio1") == now
     assert vm.leftovers() == []
+    assert [node.leftovers() for node in pve.nodes.values()] == [[], []]
     assert pve_world.journal() == []
