@@ -22,7 +22,7 @@ from lab.waiting import wait_for
 from pve.qemu import QEMU7, Drive, Qemu
 from pve.qmeventd import Qmeventd
 from vmconsole.errors import VmconsoleError
-from vmconsole.hypervisors.proxmox import guard as guards
+from vmconsole.hypervisors.proxmox import document as documents
 from vmconsole.hypervisors.proxmox.access import open_access_export
 from vmconsole.hypervisors.proxmox.facts import FleecingPlace, PveDisk, PveGuest
 from vmconsole.hypervisors.proxmox.gather import Gathered
@@ -135,7 +135,7 @@ class Bench:
         }
         self.saved = {key: os.environ.get(key) for key in changed}
         os.environ.update(changed)
-        self.events_path, guards.EVENTS = guards.EVENTS, str(self.eventd.path)
+        self.events_path, documents.EVENTS = documents.EVENTS, str(self.eventd.path)
         self.eventd.__enter__()
         self.qemu.start()
         return self
@@ -143,7 +143,7 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self.qemu.stop()
         self.eventd.__exit__(None, None, None)
-        guards.EVENTS = self.events_path
+        documents.EVENTS = self.events_path
         for key, value in self.saved.items():
             if value is None:
                 del os.environ[key]
@@ -267,7 +267,7 @@ class Bench:
         found += [str(path) for path in self.state.glob("*.lock")]
         found += [str(path) for path in (self.state / "storage").rglob("*fleece*")]
         found += [str(path) for path in self.folder.glob("**/*.fleecing")]
-        folder = Path(guards.folder_of(self.vmid))
+        folder = Path(documents.folder_of(self.vmid))
         found += [str(folder)] if folder.exists() else []
         found += [f"held {vmid}" for vmid in self.eventd.held()]
         return found

@@ -19,8 +19,8 @@ from vmconsole.disks.nbd.client import NbdClient
 from vmconsole.errors import CommandFailed, GuestExists, HostError, RestoreFailed, VmconsoleError
 from vmconsole.hypervisors.libvirt import storage
 from vmconsole.hypervisors.libvirt.devicexml import NewDisk
-from vmconsole.hypervisors.libvirt.qemunbd import Image, NbdServers, serve, sweep, write_options
 from vmconsole.hypervisors.libvirt.virsh import Virsh
+from vmconsole.hypervisors.served.qemunbd import Image, NbdServers, serve, sweep, write_options
 from vmconsole.interfaces import Cancel, Context, DiskTarget, GuestRestore
 from vmconsole.model.point import DiskPoint
 

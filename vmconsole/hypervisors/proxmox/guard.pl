@@ -1,6 +1,6 @@
 # Holds a guest's export on its node, and undoes it when vmconsole vanishes. Perl with core modules only.
 #
-# Argument: hold|clean. On stdin a line with a document (JSON): see guard.py for its fields and the steps.
+# Argument: hold|clean. On stdin a line with a document (JSON): see document.py for its fields and the steps.
 # What is done is remembered in the document's folder, below /run, so that whoever undoes it knows:
 #   owner     run, number and start of the first process      document   as handed over
 #   lock      "taking" or "held": the lock in the guest's configuration is ours

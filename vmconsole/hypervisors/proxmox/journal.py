@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 
 from vmconsole.errors import ProtocolError
+from vmconsole.hypervisors.proxmox.document import Document
 from vmconsole.hypervisors.proxmox.facts import PveGuest
-from vmconsole.hypervisors.proxmox.guard import Document
 
 KIND = "proxmox-export"
 FREEZE_KIND = "proxmox-freeze-check"

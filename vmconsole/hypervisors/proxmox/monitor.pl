@@ -216,15 +216,29 @@ sub resume {
     forget('paused');
 }
 
+# Make a guest's device work on another node. Where it is there already QEMU must not be told: it aborts.
+sub point {
+    my ($to) = @_;
+    my ($device, $key) = @$to{qw(device key)};
+    my ($block) = grep { $_->{device} eq $device || ($_->{qdev} // '') =~ m{(?:^|/)\Q$key\E(?:/virtio-backend)?\z} }
+        @{ ask('query-block') };
+    my $node = $block && $block->{inserted} ? $block->{inserted}{'node-name'} : '';
+    return if $node eq $to->{node};
+    die "$device is not found where it was left\n" if $node ne $to->{from};
+    ask('qom-set', { path => "/machine/peripheral/$key", property => 'drive', value => $to->{node} });
+}
+
 sub step {
     my ($step) = @_;
     return if defined $step->{if} && -d $folder && !defined noted("mark.$step->{if}");
-    note("mark.$step->{mark}") if defined $step->{mark};
+    my @marks = map { "mark.$_" } ref $step->{mark} ? @{ $step->{mark} } : $step->{mark} // ();
+    note($_) for @marks;
     my $value = eval {
         if    (defined $step->{qmp})     { return ask($step->{qmp}, $step->{arguments}, $step->{limit}) // {} }
         elsif (defined $step->{cancel})  { cancel($step->{cancel}) }
         elsif (defined $step->{serve})   { serve($step->{serve}) }
         elsif (defined $step->{unserve}) { unserve($step->{unserve}) }
+        elsif (defined $step->{point})   { point($step->{point}) }
         elsif ($step->{pause})           { pause() }
         elsif ($step->{resume})          { resume() }
         elsif ($step->{run}) {
@@ -239,16 +253,15 @@ sub step {
         my $why = $@ || "unknown error\n";
         return if defined $step->{ignore} && $why =~ /$step->{ignore}/;
         # Refused: it was not done, and is not ours to undo.
-        forget("mark.$step->{mark}") if defined $step->{mark} && $why !~ /does not answer|went away|gave no answer/;
+        if ($why !~ /does not answer|went away|gave no answer/) { forget($_) for @marks }
         die $why;
     }
     if (defined $step->{expect} && $value !~ /$step->{expect}/) {
         return if defined $step->{ignore} && $value =~ /$step->{ignore}/;
-        forget("mark.$step->{mark}") if defined $step->{mark};
+        forget($_) for @marks;
         die flat('QEMU answered:', $value) . "\n";
     }
-    # Others may have made something of that name by then, or it takes a second to find out again.
-    forget("mark.$step->{if}") if defined $step->{if} && $step->{run};
+    forget("mark.$step->{if}") if defined $step->{if};
     say('result', $step->{keep}, $json->encode($value)) if defined $step->{keep};
     return;
 }

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vmconsole.errors import BackupFailed, ProtocolError
+from vmconsole.hypervisors.proxmox import document as documents
 from vmconsole.hypervisors.proxmox import fleecing, graph, names
-from vmconsole.hypervisors.proxmox import guard as guards
 from vmconsole.hypervisors.proxmox.devices import Drive
+from vmconsole.hypervisors.proxmox.document import Document
 from vmconsole.hypervisors.proxmox.facts import PlanFacts, PveDisk, point_facts
 from vmconsole.hypervisors.proxmox.fleecing import Image
 from vmconsole.hypervisors.proxmox.graph import GraphDisk, Plain, Shown, Step
-from vmconsole.hypervisors.proxmox.guard import Document
 from vmconsole.hypervisors.proxmox.guestconf import parse
 from vmconsole.hypervisors.proxmox.hold import Hold, begin, boot_id, members
 from vmconsole.hypervisors.proxmox.nbd import Facet, NbdExport, open_disks
@@ -95,11 +95,11 @@ def document_of(
     return Document(
         vmid=guest.vmid,
         run=context.run,
-        folder=guards.folder_of(guest.vmid),
+        folder=documents.folder_of(guest.vmid),
         boot=boot or boot_id(machine, guest),
         process=process,
         qmp=guest.qmp_path,
-        events=guards.EVENTS,
+        events=documents.EVENTS,
         freeze=options.freeze and guest.agent and guest.freeze and guest.state is GuestState.RUNNING,
         budget=options.freeze_budget,
         patience=options.agent_timeout,
@@ -125,11 +125,11 @@ def locate_all(hold: Hold, plan: ExportPlan, parts: Parts) -> tuple[tuple[GraphD
         if not disk.volume.startswith("/"):
             steps += fleecing.locate(disk.key, disk.volume)
     found = hold.do(steps)
-    paths = {image.key: image.path or _path(found, image.key) for image in parts.images}
+    paths = {image.key: image.path or volume_path(found, image.key) for image in parts.images}
     plain = [
         Plain(
             disk.key,
-            disk.volume if disk.volume.startswith("/") else _path(found, disk.key),
+            disk.volume if disk.volume.startswith("/") else volume_path(found, disk.key),
             disk.format or "raw",
         )
         for disk in parts.loose
@@ -139,7 +139,8 @@ def locate_all(hold: Hold, plan: ExportPlan, parts: Parts) -> tuple[tuple[GraphD
     return tuple(replace(disk, image=paths[disk.key]) for disk in parts.disks), tuple(plain)
 
 
-def _path(found: Mapping[str, Any], key: str) -> str:
+def volume_path(found: Mapping[str, Any], key: str) -> str:
+    """Where a volume is, from the results of fleecing.locate(). Raises BackupFailed when QEMU cannot use it."""
     lines = [line for line in str(found.get(f"path-{key}", "")).splitlines() if line.strip()]
     path = lines[-1].strip() if lines else ""
     try:
@@ -147,7 +148,7 @@ def _path(found: Mapping[str, Any], key: str) -> str:
     except ValueError as error:
         raise BackupFailed(
             f"QEMU could not use the volume for {key}: its path is “{path[:200]}”.",
-            hint="Set `fleecing` for this host to a storage of files or block devices.",
+            hint="Volumes that are files, block devices or RBD images can be used; set another `fleecing`.",
         ) from error
     return path
 

@@ -12,11 +12,12 @@ from dataclasses import replace
 
 from vmconsole.hypervisors.proxmox import fleecing, names, running
 from vmconsole.hypervisors.proxmox.facts import PlanFacts
-from vmconsole.hypervisors.proxmox.graph import Plain, Shown, Transaction
+from vmconsole.hypervisors.proxmox.graph import Plain, Shown
 from vmconsole.hypervisors.proxmox.hold import Hold
 from vmconsole.hypervisors.proxmox.nbd import Facet, NbdExport
 from vmconsole.hypervisors.proxmox.nodes import Nodes
 from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
+from vmconsole.hypervisors.proxmox.transaction_graph import Transaction
 from vmconsole.interfaces import Context, Cut, DiskPlan, ExportPlan
 from vmconsole.model.point import Mode
 
