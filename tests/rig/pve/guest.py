@@ -74,8 +74,13 @@ class PveGuest(Guest):
             return ""
         if not self.node.pid(self.vmid):
             return "stopped"
-        with self.monitor() as qmp:
-            return str(qmp("query-status")["status"])
+        try:
+            with self.monitor() as qmp:
+                return str(qmp("query-status")["status"])
+        except Died:
+            if self.node.pid(self.vmid):
+                raise
+            return "stopped"
 
     def destroy(self) -> None:
         """Pull the plug, whatever lock there is."""
