@@ -16,8 +16,8 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from lab.domain import MIB, DiskSpec
 from lab.image import GuestImage
 from lab.images import make_image
 
+from pve.faults import Faults
 from pve.guest import PveContainer, PveGuest
 from pve.node import PveNode, loopback
 from pve.plane import Plane, RigPve
@@ -48,7 +49,6 @@ dir: shared
 \tshared 1
 
 """
-_FOLDERS = {"fast": "/srv/fast", "shared": "/mnt/pve/shared"}
 MACHINES = {"drive": "pc-i440fx-9.2+pve1", "blockdev": ""}
 
 
@@ -73,7 +73,7 @@ class PveDiskSpec:
         return DiskSpec(self.key, self.size, self.format, self.fs, self.content)
 
 
-class PveCluster:
+class PveCluster(Faults):
     """folder: for everything of it. image: what guests boot. version: what the API says it is."""
 
     def __init__(
@@ -294,66 +294,6 @@ class PveCluster:
         known = json.loads(path.read_text())
         known[str(vmid)] = {"program": program, "proxmox": backup_access}
         path.write_text(json.dumps(known))
-
-    # --- faults ---
-
-    @contextmanager
-    def locked(self, vmid: int, lock: str = "backup") -> Iterator[None]:
-        """Somebody else holds the guest's lock."""
-        kind, _ = conf.find(vmid, self.etc) or ("qemu", "")
-        tool = "qm" if kind == "qemu" else "pct"
-        self.node_of(vmid).run(tool, "set", str(vmid), "--lock", lock)
-        try:
-            yield
-        finally:
-            self.node_of(vmid).run(tool, "unlock", str(vmid))
-
-    @contextmanager
-    def offline(self, name: str) -> Iterator[None]:
-        """A node cannot be reached and the cluster says so; its guests stay where they are."""
-        node = self.nodes[name]
-        assert node.sshd is not None
-        node.sshd.stop()
-        self.api.set_node_offline(name)
-        self.write_members()
-        try:
-            yield
-        finally:
-            self.api.set_node_offline(name, False)
-            node.sshd.start()
-            self.write_members()
-
-    @contextmanager
-    def no_quorum(self) -> Iterator[None]:
-        """/etc/pve can be read and not written, everywhere."""
-        self.api.lose_quorum()
-        for node in self.nodes.values():
-            node.read_only(True)
-        try:
-            yield
-        finally:
-            for node in self.nodes.values():
-                node.read_only(False)
-            self.api.regain_quorum()
-
-    @contextmanager
-    def storage_gone(self, name: str, node: str = "") -> Iterator[None]:
-        """A storage (`fast` or `shared`) is not there on a node. Running machines keep their open files."""
-        where, folder = self.nodes[node or self.one.name], _FOLDERS[name]
-        where.run("umount", "-l", folder)
-        where.run("rmdir", folder)
-        try:
-            yield
-        finally:
-            where.run("mkdir", folder)
-            where.run("mount", "--bind", str(self.storage_folder(name, where.name)), folder)
-
-    def token(self, user: str = "console@pve", privileges: Sequence[str] = (), path: str = "/") -> str:
-        """An API token with these privileges only, as `USER!NAME=SECRET`. Without any: 403 for everything."""
-        name, secret = f"{user}!lab{secrets.token_hex(2)}", str(uuid.uuid4())
-        self.api.apitokens[name] = secret
-        self.api.grant(name, path, *privileges)
-        return f"{name}={secret}"
 
     # --- the tree ---
 

@@ -74,8 +74,13 @@ class PveGuest(Guest):
             return ""
         if not self.node.pid(self.vmid):
             return "stopped"
-        with self.monitor() as qmp:
-            return str(qmp("query-status")["status"])
+        try:
+            with self.monitor() as qmp:
+                return str(qmp("query-status")["status"])
+        except Died:
+            if self.node.pid(self.vmid):
+                raise
+            return "stopped"
 
     def destroy(self) -> None:
         """Pull the plug, whatever lock there is."""
@@ -151,7 +156,7 @@ class PveGuest(Guest):
                     for item in volumes
                     if item.vmid == self.vmid and item.volid not in known
                 ]
-        words = ["find", "/run/qemu-server", "/tmp", "-name", "vmc*", "-o", "-name", "*.vmc*"]
+        words = ["find", "/run/qemu-server", "/tmp", "-xdev", "-name", "vmc*", "-o", "-name", "*.vmc*"]
         return found + [f"file {path}" for path in self.node.ask(*words, check=False).splitlines()]
 
     def agent(

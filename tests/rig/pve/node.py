@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from rig_sshd import Sshd
 from pve.qmeventd import Qmeventd
 from pve.tools import conf, pct, wire
 
+_EXPECTED = re.compile(r"^cat$|^sshd: |qemu-system-x86_64|/proxy\.py ")
 SETUP = Path(__file__).parent / "node.sh"
 
 
@@ -157,6 +159,30 @@ class PveNode:
 
     def signal(self, pid: int, number: signal.Signals) -> None:
         self.run("kill", f"-{number.name.removeprefix('SIG')}", str(pid))
+
+    def leftovers(self) -> list[str]:
+        """What backups may have left on the node itself: processes that nobody waits for any more, activated
+        volumes, handles at qmeventd. Processes below a live SSH session are not counted: close the machine first."""
+        rows = [
+            line.split(None, 3) for line in self.ask("ps", "-e", "-o", "pid=,ppid=,stat=,args=").splitlines()
+        ]
+        found = [
+            f"process {args}" for _, parent, stat, args in rows
+            if parent == "1" and not stat.startswith("Z") and not _EXPECTED.search(args)
+        ]  # fmt: skip
+        volumes: dict[str, int] = {}
+        noted = self.path("/run/pve-rig.volumes")
+        for line in noted.read_text().splitlines() if noted.exists() else ():
+            what, _, volume = line.partition(" ")
+            volumes[volume] = volumes.get(volume, 0) + (1 if what == "activate" else -1)
+        found += [
+            f"activated {volume}" for volume, count in volumes.items() if count > 0 and self._exists(volume)
+        ]
+        return found + [f"handle of {vmid}" for vmid in sorted(self.qmeventd.held())]
+
+    def _exists(self, volid: str) -> bool:
+        """A volume that was freed is not left activated."""
+        return self.run("test", "-e", self.ask("pvesm", "path", volid).strip(), check=False).returncode == 0
 
     # --- faults ---
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab.domain import MIB
+from lab.waiting import wait_for
 
 from pve.cluster import PveCluster, PveDiskSpec
 from pve.guest import PveGuest
@@ -35,4 +36,5 @@ def test_full_increment_and_after_a_move(
     assert third.point["mode"] == "full"
     assert pve_world.borg_sha256(third.archive, "virtio1") == now
     assert vm.leftovers() == []
+    wait_for(lambda: not [*pve.one.leftovers(), *pve.two.leftovers()], "the nodes to be as before", 10)
     assert pve_world.journal() == []

@@ -11,6 +11,7 @@ import pytest
 from lab.domain import MIB
 from lab.images import filesystem_problems, read_files
 from lab.lockstep import check_lockstep
+from lab.waiting import wait_for
 
 from pve.access import host
 from pve.bench import Clock, Journal, read
@@ -128,3 +129,20 @@ def test_a_locked_guest_is_refused_and_left_alone(
             backups.make(vm)
         assert vm.lock == "backup"
     assert vm.leftovers() == []
+
+
+def test_one_that_is_off_is_read_under_its_lock(
+    pve: PveCluster, make_vm: Callable[..., PveGuest], backups: Backups, tmp_path: Path
+) -> None:
+    vm = make_vm(DISKS, start=False)
+    before = vm.raw_copy("virtio1", tmp_path / "before").read_bytes()
+
+    def meanwhile() -> None:
+        assert vm.lock == "backup"
+
+    point = backups.make(vm, meanwhile)
+    assert point.consistency is Consistency.OFFLINE
+    assert bytes(backups.copies[point.archive]["virtio1"]) == before
+    assert vm.leftovers() == []
+    backups.product.close()
+    wait_for(lambda: not pve.one.leftovers(), "watchers to end", 10)

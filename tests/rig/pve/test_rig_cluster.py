@@ -74,7 +74,9 @@ def test_volumes_are_activated_by_perl_alone(machine: SshMachine, vm: PveGuest) 
     volume = conf.drives(vm.conf)["scsi0"]["file"]
     one_liner = r"PVE::Storage::activate_volumes(PVE::Storage::config(),\@ARGV)"
     machine.run(["perl", "-MPVE::Storage", "-e", one_liner, volume])
-    assert f"activate {volume}\n" in vm.node.ask("cat", "/run/pve-rig.volumes")
+    assert vm.node.leftovers() == [f"activated {volume}"]
+    machine.run(["perl", "-MPVE::Storage", "-e", one_liner.replace("activate", "deactivate", 1), volume])
+    assert vm.node.leftovers() == []
     assert machine.run(
         ["perl", "-MPVE::Storage", "-e", one_liner, "local:999/vm-999-disk-0.raw"], check=False
     ).status

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ class Qmp:
 
     def __call__(self, command: str, /, **arguments: Any) -> Any:
         number = os.urandom(4).hex()
-        self._socket.sendall(json.dumps({"execute": command, "arguments": arguments, "id": number}).encode())
+        request = {"execute": command, "arguments": arguments, "id": number}
+        with suppress(ConnectionError):  # then there is no answer either
+            self._socket.sendall(json.dumps(request).encode())
         while True:
             answer = self._line()
             if answer.get("id") != number:
@@ -70,6 +73,8 @@ class Qmp:
             line = self._file.readline()
         except TimeoutError:
             raise Died(f"VM {self._vmid} qmp command failed - got timeout") from None
+        except ConnectionError:
+            line = b""
         if not line:
             raise Died(f"VM {self._vmid} qmp command failed - client closed connection")
         return dict(json.loads(line))
