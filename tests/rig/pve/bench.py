@@ -73,6 +73,7 @@ class Journal:
 class Nodes:
     """All nodes are this machine."""
 
+    host: str = "pve"
     local: LocalMachine = field(default_factory=lambda: LocalMachine("pve1"))
 
     def machine(self, node: str) -> LocalMachine:
@@ -272,9 +273,12 @@ class Bench:
         found += [f"held {vmid}" for vmid in self.eventd.held()]
         return found
 
-    def wait_clean(self, timeout: float = 30.0) -> None:
-        """Until nothing is left, however that comes about."""
-        wait_for(lambda: not self.leftovers(), f"nothing left; now: {self.leftovers()}", timeout)
+    def wait_clean(self, timeout: float = 30.0, *, but: str = "none") -> None:
+        """Until nothing is left, however that comes about. but: beginning of what may be left."""
+        try:
+            wait_for(lambda: all(item.startswith(but) for item in self.leftovers()), "nothing left", timeout)
+        except TimeoutError as error:
+            raise AssertionError(f"left: {self.leftovers()}") from error
 
 
 def read(disk: Any, parent: dict[str, bytearray]) -> bytearray:
