@@ -101,6 +101,10 @@ class OfflineExport:
         return self._disks
 
     @property
+    def feed(self) -> None:
+        return None
+
+    @property
     def files(self) -> Mapping[str, bytes]:
         return members(self._guest)
 
