@@ -30,6 +30,7 @@ use POSIX qw(:sys_wait_h);
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC sleep);
 
 $ENV{LC_ALL} = 'C';
+$ENV{PATH} .= ':/usr/sbin:/sbin';
 $SIG{$_} = 'IGNORE' for qw(HUP PIPE INT);
 umask 077;
 binmode STDOUT;
