@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vmconsole.errors import BackupFailed
+from collections.abc import Sequence
+
+from vmconsole.errors import BackupFailed, ProtocolError
 from vmconsole.interfaces import (
     ArchiveWriter,
     Context,
@@ -20,6 +22,8 @@ from vmconsole.runs.tarindex import IndexedStream
 
 FOLDER = "container"
 INDEX = f"{FOLDER}/index.jsonl.zst"
+ALL = "all disks"
+"""In progress events, in place of a disk's id."""
 
 
 def skipped(plan: DiskPlan) -> DiskPoint:
@@ -33,16 +37,7 @@ def read_feed(
     """Every disk in full, at once. The sha256 of a disk is not known then: its bytes come out of order."""
     disks = {disk.plan.id: disk for disk in export.disks}
     opened = {key: _open(disk.plan, archive) for key, disk in disks.items()}
-    progress = Thinned(plan.guest.name, export, context)
-    totals = {key: _expected(disk.plan) for key, disk in disks.items()}
-
-    def report(key: str, done: int) -> None:
-        # How large a tar becomes is a guess.
-        totals[key] = max(totals[key], done + 1)
-        progress.report(key, done, totals[key])
-
-    for key in disks:
-        progress.report(key, 0, totals[key])
+    report = _Whole(Thinned(plan.guest.name, export, context), export.disks)
     fed = feed.run({key: sink for key, (_, sink) in opened.items()}, report, context.cancel)
     records = []
     for disk_plan in plan.disks:
@@ -54,11 +49,31 @@ def read_feed(
                 f"{plan.guest.name}: disk {disk_plan.id} did not come.", subject=plan.guest.name
             )
         disk, (path, sink) = disks[disk_plan.id], opened[disk_plan.id]
-        sink.close()
-        record = _record(disk, path, sink, fed[disk_plan.id])
-        progress.report(record.id, record.size, record.size)
-        records.append(record)
+        _close(sink, plan.guest.name)
+        records.append(_record(disk, path, sink, fed[disk_plan.id]))
+    report.end()
     return records
+
+
+class _Whole:
+    """Progress of all disks as one: they come mixed."""
+
+    def __init__(self, progress: Thinned, disks: Sequence[DiskExport]) -> None:
+        self._report = progress.of(disks[0].plan.id if len(disks) == 1 else ALL)
+        self._done = {disk.plan.id: 0 for disk in disks}
+        self._sum = 0
+        self._total = sum(_expected(disk.plan) for disk in disks)
+        self._report(0, self._total)
+
+    def __call__(self, disk: str, done: int) -> None:
+        self._sum += done - self._done[disk]
+        self._done[disk] = done
+        # How large a tar becomes is a guess.
+        self._total = max(self._total, self._sum + 1)
+        self._report(self._sum, self._total)
+
+    def end(self) -> None:
+        self._report(self._sum, self._sum)
 
 
 def _open(plan: DiskPlan, archive: ArchiveWriter) -> tuple[str, DiskWriter | IndexedStream]:
@@ -68,6 +83,16 @@ def _open(plan: DiskPlan, archive: ArchiveWriter) -> tuple[str, DiskWriter | Ind
         return path, IndexedStream(archive.stream(path), archive.stream(INDEX))
     path = f"disks/{plan.id}.raw"
     return path, archive.disk(path, plan.size)
+
+
+def _close(sink: DiskWriter | IndexedStream, guest: str) -> None:
+    try:
+        sink.close()
+    except ProtocolError as error:
+        # The host calls it a success, so there is nobody else to ask.
+        raise BackupFailed(
+            f"{guest}: {error.message}", hint="Run the backup again.", subject=guest
+        ) from error
 
 
 def _expected(plan: DiskPlan) -> int:

@@ -352,6 +352,21 @@ def test_restore_to_files(world):
     assert "never overwrites" in again.document["message"]
 
 
+def test_a_container_is_restored_to_its_tar(world):
+    world.call("backup", "web")
+    (point,), content = world.repository.saved, b"a tar" * 1000
+    disk = replace(point.disks[0], id="rootfs", path="container/rootfs.tar", format="tar", size=len(content))
+    world.repository.saved[0] = replace(point, disks=(disk,))
+    world.repository.disks[point.archive, disk.path] = content
+    folder = world.folder / "place"
+    said = world.call("restore", "web@latest", "--to", f"{folder}/", "--dry-run")
+    assert f"rootfs → {folder}/rootfs.tar, 4.9 KiB\n" in said.out
+    assert world.call("restore", "web@latest", "--to", f"{folder}/").code == 0
+    assert (folder / "rootfs.tar").read_bytes() == content
+    (shown,) = world.call("points", "--json").document["points"]
+    assert (shown["disks"][0]["format"], shown["size"]) == ("tar", len(content))
+
+
 def test_a_restore_to_a_folder_that_cannot_be_made(world):
     world.call("backup", "web")
     said = world.call("restore", "web@latest", "--to", "/proc/nowhere/")

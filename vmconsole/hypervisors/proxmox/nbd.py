@@ -10,7 +10,7 @@ from vmconsole.disks.nbd.client import NbdClient
 from vmconsole.disks.nbd.parallel import connections_for, read_many
 from vmconsole.errors import HostError, HostUnreachable, ProtocolError
 from vmconsole.hypervisors.proxmox.hold import Hold
-from vmconsole.interfaces import Context, Cut, DiskPlan
+from vmconsole.interfaces import Context, Cut, DiskPlan, Feed
 from vmconsole.model.extent import Content, Extent
 from vmconsole.remote.machine import Machine
 
@@ -174,6 +174,8 @@ def _connector(machine: Machine, socket: str, export: str) -> Callable[[Sequence
 
 class NbdExport:
     """A running guest's disks at one cut; see Export. release: ends what the method need not keep."""
+
+    feed: Feed | None = None
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from vmconsole.hypervisors.proxmox.nodes import Nodes
 from vmconsole.hypervisors.proxmox.proof import VZDUMP
 from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
 from vmconsole.hypervisors.proxmox.vzdumpfeed import PIECE, TarFeed, VmFeed
-from vmconsole.hypervisors.proxmox.vzdumpjob import KIND, Mark, VzdumpJob, end
+from vmconsole.hypervisors.proxmox.vzdumpjob import Mark, VzdumpJob, end
 from vmconsole.hypervisors.vma.layout import Device
 from vmconsole.hypervisors.vma.reader import Reader
 from vmconsole.interfaces import Context, Cut, DiskPlan, ExportPlan, Feed
@@ -238,8 +238,11 @@ class VzdumpExport:
         return tuple(found)
 
 
-def clean_vzdump(nodes: Nodes, entry: JournalEntry) -> str:
-    """Undo a journal entry of kind `KIND`. Returns one sentence. Raises HostError when something is left."""
-    assert entry.kind == KIND
+def clean_vzdump(
+    nodes: Nodes,
+    settings: ProxmoxSettings,  # noqa: ARG001 - every journal entry is cleaned alike
+    entry: JournalEntry,
+) -> str:
+    """Undo an entry of vzdumpjob.KIND. Returns one sentence. Raises HostError when something is left."""
     mark = Mark.read(entry.payload)
     return end(nodes.machine(mark.node), mark)
