@@ -13,6 +13,7 @@ RIG_PACKAGES="libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils b
 if is_root && has_apt; then
     # shellcheck disable=SC2086
     install_packages $RIG_PACKAGES
+    sh "$checkout/tests/rig/pve/qemu10.sh" >/dev/null || say "no second QEMU: tests that need QEMU 10 fail"
 else
     say "not root: tests of the real libvirt, QEMU and sshd rig are skipped; run as root to have them"
 fi

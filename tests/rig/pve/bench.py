@@ -73,6 +73,7 @@ class Journal:
 class Nodes:
     """All nodes are this machine."""
 
+    host: str = "pve"
     local: LocalMachine = field(default_factory=lambda: LocalMachine("pve1"))
 
     def machine(self, node: str) -> LocalMachine:
@@ -97,6 +98,7 @@ class Bench:
         keys: Sequence[str] = ("scsi0", "virtio1", "efidisk0"),
         fleecing: str = "storage",
         size: int = 64 * MIB,
+        paused: bool = True,
     ) -> None:
         self.folder = folder
         self.vmid = random.randrange(100_000, 900_000)
@@ -113,6 +115,7 @@ class Bench:
         self.runs = 0
         self.settings = ProxmoxSettings(fleecing_min_free=1)
         self.agent = False
+        self.loose: tuple[PveDisk, ...] = ()
         self.saved: dict[str, str | None] = {}
         drives = []
         for key in keys:
@@ -122,7 +125,13 @@ class Bench:
             subprocess.run(["qemu-img", "create", "-q", "-f", form, path, str(length)], check=True)
             drives.append(Drive(key, path, form, iothread=iothread and key != "efidisk0"))
         self.qemu = Qemu(
-            self.vmid, drives, layout=layout, program=program, proxmox=access, log=folder / "qemu.log"
+            self.vmid,
+            drives,
+            layout=layout,
+            program=program,
+            proxmox=access,
+            log=folder / "qemu.log",
+            paused=paused,
         )
         self.eventd = Qmeventd(folder / "qmeventd.sock")
 
@@ -192,7 +201,7 @@ class Bench:
             uuid="aaaa1111-0000-4000-8000-000000000001", vmid=self.vmid, name="web", node="pve1",
             kind=GuestKind.VM, state=GuestState.RUNNING, template=False, conf=conf, digest=digest(conf),
             agent=self.agent, process=self.qemu.identity, qemu=qemu.version, machine=qemu.machine,
-            blockdev=qemu.blockdev, backup_access=qemu.backup_access, busy=qemu.busy, disks=tuple(disks),
+            blockdev=qemu.blockdev, backup_access=qemu.backup_access, busy=qemu.busy, disks=(*disks, *self.loose),
         )  # fmt: skip
 
     def plan(self, options: ExportOptions | None = None) -> ExportPlan:
@@ -272,9 +281,12 @@ class Bench:
         found += [f"held {vmid}" for vmid in self.eventd.held()]
         return found
 
-    def wait_clean(self, timeout: float = 30.0) -> None:
-        """Until nothing is left, however that comes about."""
-        wait_for(lambda: not self.leftovers(), f"nothing left; now: {self.leftovers()}", timeout)
+    def wait_clean(self, timeout: float = 30.0, *, but: str = "none") -> None:
+        """Until nothing is left, however that comes about. but: beginning of what may be left."""
+        try:
+            wait_for(lambda: all(item.startswith(but) for item in self.leftovers()), "nothing left", timeout)
+        except TimeoutError as error:
+            raise AssertionError(f"left: {self.leftovers()}") from error
 
 
 def read(disk: Any, parent: dict[str, bytearray]) -> bytearray:

@@ -10,6 +10,7 @@ import pytest
 from pve.bench import MIB, Bench
 from pve.qemu import QEMU7, qemu10
 from vmconsole.errors import VmconsoleError
+from vmconsole.hypervisors.proxmox.facts import PveDisk
 from vmconsole.model.point import Mode
 
 pytestmark = pytest.mark.rig
@@ -66,3 +67,50 @@ def test_full_increment_failure_increment(bench: Bench) -> None:
     assert not bench.leftovers()
     assert not bench.journal.entries
     assert bench.qemu.alive()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("layout", ["drive", "blockdev"])
+def test_a_running_guest_runs_on(way: str, layout: str, tmp_path: Path) -> None:
+    """It is paused for the cut at most, and goes on; what it wrote meanwhile is in the next increment."""
+    with Bench(tmp_path, layout=layout, program=qemu10(), paused=False, **WAYS[way]) as bench:
+        bench.backup(meanwhile=lambda: bench.write("scsi0", 5, 7 * MIB, MIB))
+        assert bench.qemu.monitor("query-status")["status"] == "running"
+        bench.backup()
+        assert all(bench.same(key) for key in bench.keys)
+        assert bench.qemu.monitor("query-status")["status"] == "running"
+        assert not bench.leftovers()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_state_of_a_tpm_is_read_beside_the_disks(way: str, tmp_path: Path) -> None:
+    with Bench(tmp_path, layout="blockdev", program=qemu10(), keys=("scsi0",), **WAYS[way]) as bench:
+        folder = bench.state / "storage/local/images" / str(bench.vmid)
+        folder.mkdir(parents=True)
+        (folder / "tpm.raw").write_bytes(b"\x07" * (4 * MIB))
+        bench.loose = (
+            PveDisk("tpmstate0", f"local:{bench.vmid}/tpm.raw", 4 * MIB, "raw", allocated=4 * MIB),
+        )
+        for _ in range(2):
+            export = bench.backup()
+            assert bytes(bench.copies[bench.points[0].archive]["tpmstate0"]) == b"\x07" * (4 * MIB)
+            assert bench.same("scsi0")
+        assert [disk.plan.mode for disk in export.disks] == [Mode.INCREMENTAL, Mode.FULL]
+        assert not bench.leftovers()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_many_disks_and_hostile_folders(way: str, tmp_path: Path) -> None:
+    folder = tmp_path / "a,b 'c\" $(id) =é"
+    folder.mkdir()
+    keys = ("scsi0", "scsi1", "virtio0", "virtio15", "sata0")
+    with Bench(
+        tmp_path, program=qemu10(), keys=keys, fleecing=str(folder), size=8 * MIB, **WAYS[way]
+    ) as bench:
+        for number, key in enumerate(keys):
+            bench.write(key, number + 1, number * MIB, MIB)
+        bench.backup(meanwhile=lambda: bench.write("sata0", 9, 0, 8 * MIB))
+        assert all(bench.same(key) for key in keys)
+        bench.backup()
+        assert all(bench.same(key) for key in keys)
+        assert not bench.leftovers()

@@ -200,7 +200,8 @@ class Access:
         if self.blockdev:
             step = attach_image(name, disk)
         else:
-            path = disk.image.replace(",", ",,")
+            # Commas part options, and quotes end the monitor's argument.
+            path = disk.image.replace(",", ",,").replace("\\", "\\\\").replace('"', '\\"')
             options = f"file={path},if=none,id={name},format=raw,discard=unmap,size={disk.size}"
             step = human(f'drive_add auto "{options}"') | {"expect": r"\A\s*OK"}
         return step | {"mark": f"fl-{disk.key}"}

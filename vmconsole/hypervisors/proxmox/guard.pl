@@ -20,6 +20,7 @@
 # process: the watcher does it then.
 use strict;
 use warnings;
+use Encode qw(decode);
 use Errno qw(EAGAIN ECONNREFUSED EINTR ENOENT);
 use Fcntl qw(:flock);
 use IO::Select;
@@ -29,6 +30,7 @@ use POSIX qw(:sys_wait_h);
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC sleep);
 
 $ENV{LC_ALL} = 'C';
+$ENV{PATH} .= ':/usr/sbin:/sbin';
 $SIG{$_} = 'IGNORE' for qw(HUP PIPE INT);
 umask 077;
 binmode STDOUT;
@@ -47,7 +49,9 @@ sub flat {
 }
 
 sub say {
-    my $line = "@ @_\n";
+    my @words = @_;
+    for (@words) { utf8::encode($_) if utf8::is_utf8($_) }
+    my $line = "@ @words\n";
     # The watcher speaks too, and long lines are not written in one piece.
     my $turn;
     if (open $turn, '>>', "$folder/say") { flock $turn, LOCK_EX }
@@ -105,7 +109,15 @@ sub cut {
 
 # --- the lock in the guest's configuration ---
 
+# Of the guest's first section; nothing when it cannot be read.
 sub locked {
+    if (open my $file, '<', "/etc/pve/qemu-server/$vmid.conf") {
+        while (my $line = <$file>) {
+            last if $line =~ /^\[/;
+            return $1 if $line =~ /^lock:\s*(\S+)/;
+        }
+        return '';
+    }
     my ($status, $said) = program(60, 'qm', 'config', $vmid, '--current');
     return if $status;
     return $said =~ /^lock:\s*(\S+)/m ? $1 : '';

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from vmconsole.errors import BackupFailed, OutOfSpace, VmconsoleError
+from vmconsole.errors import BackupFailed, HostError, OutOfSpace, VmconsoleError
 from vmconsole.events import StepFinished, StepStarted, Warned, step
 from vmconsole.hypervisors.proxmox import guard as guards
 from vmconsole.hypervisors.proxmox import journal
@@ -105,7 +105,15 @@ class Hold:
 
     def explain(self) -> None:
         """Look at the guest right now; raise what is wrong with its export, if anything is."""
-        if not self._guard.state().exports:
+        state = self._guard.state()
+        if state.word == "unknown":
+            raise HostError(
+                f"QEMU of {self._facts.guest.name} on {self._host} does not answer.",
+                hint="Is its storage answering, or does another tool hold its monitor? "
+                f"qm status {self._document.vmid} --verbose",
+                subject=self._host,
+            )
+        if not state.exports:
             raise BackupFailed(
                 f"The export of {self._facts.guest.name} is gone from QEMU; somebody ended it.",
                 hint="Look for other programs or people that use QEMU's monitor.",

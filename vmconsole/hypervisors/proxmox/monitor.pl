@@ -245,7 +245,7 @@ sub step {
             hang_up();
             my ($status, $said) = program($step->{limit} // 120, @{ $step->{run} });
             die flat("$step->{run}[0] $step->{run}[1]: $said") . "\n" if $status;
-            return $said;
+            return decode('UTF-8', $said);
         }
         return {};
     };
