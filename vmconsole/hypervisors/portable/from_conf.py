@@ -22,7 +22,7 @@ from vmconsole.hypervisors.portable.hardware import (
 )
 from vmconsole.hypervisors.portable.notes import Notes
 from vmconsole.hypervisors.proxmox import devices
-from vmconsole.hypervisors.proxmox.guestconf import GuestConf, parse
+from vmconsole.hypervisors.proxmox.guestconf import GuestConf, parse, vzdump_conf
 from vmconsole.hypervisors.proxmox.properties import boolean, parse_properties, whole
 from vmconsole.model.guest import GuestKind
 
@@ -68,7 +68,8 @@ def from_qemu_conf(text: str) -> tuple[Hardware, tuple[str, ...]]:
     Never fails on a line that is not understood. Raises RestoreFailed for a guest that is no PC.
     """
     printable = text.encode("utf-8", "replace").decode()
-    return _Reading(parse(printable, GuestKind.VM)).read()
+    # Without what vzdump adds for qmrestore, and what it leaves out.
+    return _Reading(parse(vzdump_conf(printable, ()), GuestKind.VM)).read()
 
 
 @dataclass
