@@ -70,14 +70,16 @@ def _scrambled(dice: random.Random, text: bytes) -> bytes:
     return b"".join(dice.randbytes(8) + text[start + 8 : start + PAGE] for start in starts)
 
 
-LARGE = (4 * MIB, MIB)
-"""Pieces as they come from files that are written anew; half of the bytes in each size."""
+LONG = (16 * MIB,)
+"""Pieces as they come from logs, downloads and dumps: long files, written from one end to the other."""
+MIXED = (4 * MIB, MIB)
+"""Pieces as they come from smaller files that are written anew; half of the bytes in each size."""
 SCATTERED = (CLUSTER,)
 """Pieces as a database writes them: the least that a dirty bitmap knows of."""
 
 
 def changes(
-    size: int, areas: list[tuple[int, int]], seed: int, pieces: tuple[int, ...] = LARGE
+    size: int, areas: list[tuple[int, int]], seed: int, pieces: tuple[int, ...] = MIXED
 ) -> list[Change]:
     """Writes that touch 1 % of the disk's size; three in four where there was data, the others anywhere, at
     multiples of 64 KiB. In order, without overlap.

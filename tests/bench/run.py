@@ -13,12 +13,13 @@ each time, a full backup by
                   (through standard input, because loop devices are not to be had everywhere)
     restic        `restic backup` of the raw image, where restic is installed
 
-then the guest writes 1 % of its disk in pieces of 4 MiB and of 1 MiB, the same bytes are brought into the raw image,
-and all of them back up again (`incremental`); then another 1 % in pieces of 64 KiB (`scattered`, the worst case for
-chunks of 1 MiB: each piece makes a chunk new). Half of what is written cannot be compressed. Borg's settings are
-the same for all: repokey-blake2, zstd,3, chunks of 1 MiB. Times are of whole processes, start-up included, and so
-is the peak memory: the largest of a program and the programs it started here
-(not of sshd and QEMU). Everything that is read has just been written, so it comes from memory, not from a disk.
+then the guest writes 1 % of its disk, the same bytes are brought into the raw image, and all of them back up again;
+three times: in pieces of 16 MiB (`long`: long files), of 4 MiB and 1 MiB (`mixed`), and of 64 KiB (`scattered`, the
+worst case for chunks of 1 MiB: each piece makes a chunk new). Half of what is written cannot be compressed.
+Borg's settings are the same for all: repokey-blake2, zstd,3, chunks of 1 MiB. Times are of whole processes,
+start-up included, and so is the peak memory: the largest of a program and the programs it started here (not of
+sshd and QEMU). Everything that is read has just been written, so it comes from memory, not from a disk;
+with --cold the kernel forgets it before each program, as it has at night, and all of them read from the disk.
 Ratios are made within a run; medians, and the smallest and the largest in brackets. Nothing is asserted about time;
 in the end the last restore point is restored and compared with the guest's disk.
 
@@ -43,7 +44,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "rig")]
 
-from bench_disk import LARGE, MIB, SCATTERED, Change, changes, copy_writes, make_disk, write_in_guest
+from bench_disk import LONG, MIB, MIXED, SCATTERED, Change, changes, copy_writes, make_disk, write_in_guest
 from e2e_world import PASSPHRASE, World, drop_checkpoints, open_world
 from lab.domain import DiskSpec
 from lab.gate import problem
@@ -56,7 +57,7 @@ TIB = 1024 * GIB
 DISK = "vda"
 CHUNK = MIB
 COMPRESSION = "zstd,3"
-PHASES = {"full": None, "incremental": LARGE, "scattered": SCATTERED}
+PHASES = {"full": None, "long": LONG, "mixed": MIXED, "scattered": SCATTERED}
 """How the 1 % is written before each."""
 
 
@@ -79,6 +80,7 @@ class Bench:
     world: World
     guest: Guest
     raw: Path
+    cold: bool = False
 
     @property
     def folder(self) -> Path:
@@ -90,6 +92,9 @@ class Bench:
 
     def run(self, *argv: str, stdin: Path | None = None) -> Figure:
         os.sync()  # what others left to be written must not slow this one down
+        if self.cold:
+            Path("/proc/sys/vm/drop_caches").write_text("3\n")
+            _warm_programs()
         out = self.folder / "out"
         made = self.launcher.run(
             list(argv),
@@ -114,6 +119,12 @@ class Bench:
             self.run(_borg(), "init", "--encryption", "repokey-blake2", name)
         if restic := shutil.which("restic"):
             self.run(restic, "init", "--quiet", "--repository-version", "2", "--repo", "restic")
+
+
+def _warm_programs() -> None:
+    """Bring the programs themselves back into memory: their start is not what is measured."""
+    for argv in ([_borg(), "--version"], [sys.executable, "-m", "vmconsole", "--help"]):
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
 
 
 def vmconsole(bench: Bench, name: str) -> Figure:
@@ -244,6 +255,7 @@ def main() -> None:
     parser.add_argument(
         "--sparse", type=float, default=1, metavar="TIB", help="of the sparse disk; 0: leave it out"
     )
+    parser.add_argument("--cold", action="store_true", help="read from the disk, not from memory")
     options = parser.parse_args()
     if reason := problem():
         raise SystemExit(reason)
@@ -252,18 +264,21 @@ def main() -> None:
     programs = [name for name in programs if name != "restic" or shutil.which("restic")]
     load = ", ".join(f"{number:.1f}" for number in os.getloadavg())
     print(
-        f"{os.cpu_count()} processors, load before {load}; disk of {size / GIB:g} GiB, 40 % data, {options.runs} runs"
+        f"{os.cpu_count()} processors, load before {load}; disk of {size / GIB:g} GiB, 40 % data, "
+        f"{options.runs} runs{', from the disk' if options.cold else ''}"
     )
     with Launcher() as launcher, Lab() as lab, tempfile.TemporaryDirectory(dir=lab.folder("bench")) as folder:
         if size and options.runs:
-            compare(launcher, lab, Path(folder), size, options.runs, programs)
+            compare(launcher, lab, Path(folder), size, options.runs, programs, cold=options.cold)
         if options.sparse:
             specs = [DiskSpec(DISK, size=int(options.sparse * 1024) * GIB)]
             with lab.guest("sparse", specs) as guest, open_world(lab, Path(folder, "sparse")) as world:
                 sparse_disk(Bench(launcher, world, guest, Path()), specs[0].size)
 
 
-def compare(launcher: Launcher, lab: Lab, folder: Path, size: int, runs: int, programs: list[str]) -> None:
+def compare(
+    launcher: Launcher, lab: Lab, folder: Path, size: int, runs: int, programs: list[str], *, cold: bool
+) -> None:
     raw = folder / "disk.raw"
     areas = make_disk(raw, size)
     with lab.guest("bench", [DiskSpec(DISK, size=size)], start=False) as guest:
@@ -271,7 +286,7 @@ def compare(launcher: Launcher, lab: Lab, folder: Path, size: int, runs: int, pr
         subprocess.run(command, check=True)
         guest.start()
         with open_world(lab, folder / "world") as world:
-            bench = Bench(launcher, world, guest, raw)
+            bench = Bench(launcher, world, guest, raw, cold)
             figures = measure(bench, runs, programs, areas)
             if "vmconsole" in programs:
                 prove(bench)

@@ -15,6 +15,7 @@ import pytest
 from lab.domain import MIB, DiskSpec
 from lab.guest import Guest
 from lab.images import pattern_bytes
+from lab.leftovers import host_leftovers
 from lab.lockstep import check_lockstep
 from lab.session import Lab
 from lab.waiting import wait_for
@@ -24,8 +25,8 @@ from vmconsole.errors import Cancelled, HostError, OutOfSpace
 from vmconsole.hypervisors.libvirt import overlay, push
 from vmconsole.hypervisors.libvirt.clean import clean_export
 from vmconsole.hypervisors.libvirt.host import METHODS
-from vmconsole.hypervisors.libvirt.qemunbd import Image, serve, write_options
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
+from vmconsole.hypervisors.served.qemunbd import Image, serve, write_options
 from vmconsole.interfaces import Export, ExportPlan
 from vmconsole.model.extent import Content
 from vmconsole.model.point import Consistency, Mode
@@ -252,6 +253,7 @@ def test_cleaning_up_merges_what_a_running_guest_wrote(
 
     clean_export(bench.machine, bench.journal.entry())
     assert settled(guest, stranded.originals)
+    assert not [line for line in host_leftovers(guest.host) if line.startswith("file")]
     assert guest.checkpoints() == stranded.base
     clean_export(bench.machine, bench.journal.entry())
 

@@ -33,6 +33,7 @@ POLL = 1.0
 # Exit codes, `borg help` and docs/internals/frontends: 13, 15, 18 missing; 10, 19 something is there;
 # 50-53 passphrase; 70-75 lock; 14, 20 full; 80-87 connection; 12, 16, 17, 90-99 damage.
 _MISSING = {13, 15, 18}
+_TAKEN = {10, 19}
 _PASSPHRASE = {50, 51, 52, 53}
 _LOCK = {70, 71, 73}
 _FULL = {14, 20}
@@ -156,6 +157,12 @@ class BorgCommand:
                 RepositoryMissing,
                 f"There is no Borg repository at {where}.",
                 f"Is it mounted, is the path right? A new one is made with: vmconsole repo init {name}",
+            )
+        if status in _TAKEN:
+            return self._error(
+                RepositoryError,
+                f"There is something at {where} already; a new repository never overwrites.",
+                f"To use the repository that is there: vmconsole repo init {name} --existing",
             )
         if status in _PASSPHRASE:
             return self._error(

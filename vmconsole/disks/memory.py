@@ -10,7 +10,7 @@ _TRIM_THRESHOLD = -1
 _MMAP_THRESHOLD = -3
 LARGEST_BUFFER = 32 * 1024 * 1024
 """The most glibc takes; a buffer of a chunk or of a read is far smaller."""
-KEPT = 128 * 1024 * 1024
+KEPT = 32 * 1024 * 1024
 """Bytes free at the end of a heap before some of it is handed back."""
 
 

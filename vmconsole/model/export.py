@@ -80,6 +80,14 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Fed:
+    """What a feed brought of one disk. bytes_dirty: as DiskExport.bytes_dirty."""
+
+    bytes_read: int
+    bytes_dirty: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class GuestRestore:
     """A guest to be made on a host. name must be free there.
 

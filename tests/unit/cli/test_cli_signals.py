@@ -10,6 +10,14 @@ from vmconsole.cli.signals import clean_stop, interruptible
 from vmconsole.interfaces import Cancel
 
 
+@pytest.fixture(autouse=True)
+def _heard():
+    """As a program started by a shell has them; under nohup SIGHUP would be ignored, and stay so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def send(number):
     os.kill(os.getpid(), number)
     # a signal is delivered between two steps of the interpreter

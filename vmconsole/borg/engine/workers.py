@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 MAX_THREADS = 4
-IN_FLIGHT = 48 * 1024 * 1024
+IN_FLIGHT = 24 * 1024 * 1024
 """Bytes of chunks that may wait for a thread."""
 
 

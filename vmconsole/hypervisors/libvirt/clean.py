@@ -5,6 +5,7 @@ from __future__ import annotations
 from vmconsole.errors import GuestNotFound, HostError, ProtocolError
 from vmconsole.hypervisors.libvirt import guard, journal, overlay
 from vmconsole.hypervisors.libvirt.virsh import Virsh
+from vmconsole.hypervisors.served import qemunbd
 from vmconsole.model.run import JournalEntry
 from vmconsole.remote.machine import Machine
 
@@ -28,6 +29,7 @@ def clean_export(machine: Machine, entry: JournalEntry) -> str:
             hint=f"Look at it: virsh domjobinfo {watched.uuid}; then: vmconsole doctor --clean",
             subject=machine.name,
         )
+    qemunbd.sweep(machine)
     return note or f"Cleaned up after the backup of {name} on {machine.name}."
 
 

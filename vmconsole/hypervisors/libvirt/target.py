@@ -19,8 +19,8 @@ from vmconsole.disks.nbd.client import NbdClient
 from vmconsole.errors import CommandFailed, GuestExists, HostError, RestoreFailed, VmconsoleError
 from vmconsole.hypervisors.libvirt import storage
 from vmconsole.hypervisors.libvirt.devicexml import NewDisk
-from vmconsole.hypervisors.libvirt.qemunbd import Image, NbdServers, serve, write_options
 from vmconsole.hypervisors.libvirt.virsh import Virsh
+from vmconsole.hypervisors.served.qemunbd import Image, NbdServers, serve, sweep, write_options
 from vmconsole.interfaces import Cancel, Context, DiskTarget, GuestRestore
 from vmconsole.model.point import DiskPoint
 
@@ -343,6 +343,8 @@ def clean_create(virsh: Virsh, payload: Mapping[str, str]) -> str:
     A guest that libvirt knows is complete, because it is defined last: it stays, whoever uses it by now.
     """
     making = Making.read(payload)
+    # Before its files go: a server that outlived its script would go on writing to them.
+    sweep(virsh.machine)
     if unmake(virsh, making, undo=False):
         return f"The restore of {making.name} had finished; the guest stays."
     return f"Removed the unfinished restore of {making.name}."

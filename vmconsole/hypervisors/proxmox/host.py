@@ -32,6 +32,9 @@ METHODS: Mapping[str, tuple[str, str]] = {
 """ExportPlan.method → module and function: (nodes, settings, plan, context) → Export. Each is imported
 when it is used, so that an inventory does not pay for NBD."""
 
+CLEANERS: Mapping[str, tuple[str, str]] = {"proxmox-vzdump": ("vzdump", "clean_vzdump")}
+"""JournalEntry.kind → module and function: (nodes, settings, entry) → sentence. The others: clean.py."""
+
 
 class ProxmoxHost:
     """See Hypervisor. api: where the inventory comes from instead of SSH; backups always go over SSH."""
@@ -77,7 +80,11 @@ class ProxmoxHost:
         return target
 
     def clean(self, entry: JournalEntry) -> str:
-        return str(_function("clean", "clean_export")(self._nodes, self._settings, entry))
+        return str(
+            _function(*CLEANERS.get(entry.kind, ("clean", "clean_export")))(
+                self._nodes, self._settings, entry
+            )
+        )
 
     def close(self) -> None:
         self._nodes.close()

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vmconsole.errors import GuestNotFound, HostKeyChanged, HostUnreachable, NotPermitted, ProtocolError
-from vmconsole.hypervisors.proxmox.api import failure, not_permitted
+from vmconsole.hypervisors.proxmox.api import Api, failure, not_permitted
 from vmconsole.hypervisors.proxmox.cluster import parse_status
 from vmconsole.hypervisors.proxmox.guestconf import GuestConf, parse
 from vmconsole.hypervisors.proxmox.identity import Place
@@ -39,11 +39,13 @@ from vmconsole.model.guest import HostInventory
 CONNECTIONS = 8
 """Questions at the same time; pveproxy has three workers unless configured."""
 TIMEOUT = 30.0
+PORT = 8006
 
 
 @dataclass(frozen=True, slots=True)
 class HttpsSettings:
-    """url: `https://HOST:PORT`. token: `USER@REALM!NAME`; secret: fetches its value, when it is needed.
+    """url: `https://HOST`, on port 8006 unless it says another. token: `USER@REALM!NAME`; secret:
+    fetches its value, when it is needed.
 
     fingerprint: SHA-256 of the certificate, hex with or without colons; empty: verify by CA.
     ca_file: None for the CAs this machine trusts.
@@ -122,7 +124,7 @@ class HttpsApi:
             user=user,
             token_name=token,
             token_value=self._secret,
-            port=address.port or 443,
+            port=address.port or PORT,
             verify_ssl=False if settings.fingerprint else str(settings.ca_file or _trusted_cas()),
             timeout=settings.timeout,
         )
@@ -199,7 +201,7 @@ def take_https_inventory(api: HttpsApi, host: str) -> HostInventory:
     online = {node.name for node in status.nodes if node.online}
     with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="pve-api") as pool:
         reading = {place: pool.submit(_conf, api, place) for place in places if place.node in online}
-        authority = pool.submit(_authority, api, status.asked)
+        certificate = pool.submit(authority, api, status.asked)
         confs = {place: future.result() for place, future in reading.items()}
     gone = {place for place, conf in confs.items() if conf is None}
     return describe(
@@ -209,7 +211,7 @@ def take_https_inventory(api: HttpsApi, host: str) -> HostInventory:
             resources=tuple(item for item in seen if not gone.intersection(told_guests([item]))),
             unprotected=unprotected,
             confs={place: conf for place, conf in confs.items() if conf is not None},
-            authority=authority.result(),
+            authority=certificate.result(),
             problems=problems,
         ),
         host,
@@ -242,7 +244,7 @@ def conf_text(answer: Record) -> str:
     return "".join(lines)
 
 
-def _authority(api: HttpsApi, node: str) -> str:
+def authority(api: Api, node: str) -> str:
     """The cluster's CA certificate; empty when it is not told."""
     try:
         answer = records(api.get(f"/nodes/{node}/certificates/info"))

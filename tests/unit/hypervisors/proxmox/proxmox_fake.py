@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class FakeNode:
         self.commands: list[list[str]] = []
         self.down: Exception | None = None
         self.closed = False
+        self.delay = 0.0
+        """Seconds that pvesh takes to start."""
         self.before_look: Callable[[], None] = lambda: None
 
     def run(
@@ -69,6 +72,7 @@ class FakeNode:
     def _pvesh(self, argv: Sequence[str]) -> Completed:
         assert argv[-2:] == ["--output-format", "json"]
         assert argv[1] == "get"
+        time.sleep(self.delay)
         key = " ".join(argv[2:-2])
         if key not in self.api:
             return Completed(2, b"", f"No 'get' handler defined for '{key}'\n".encode())

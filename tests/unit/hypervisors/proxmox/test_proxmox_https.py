@@ -30,7 +30,14 @@ from vmconsole.errors import (
 )
 from vmconsole.hypervisors.proxmox.checks import check_api
 from vmconsole.hypervisors.proxmox.guestconf import parse
-from vmconsole.hypervisors.proxmox.https import HttpsApi, HttpsSettings, conf_text, take_https_inventory
+from vmconsole.hypervisors.proxmox.https import (
+    HttpsApi,
+    HttpsSettings,
+    authority,
+    conf_text,
+    take_https_inventory,
+)
+from vmconsole.hypervisors.proxmox.identity import cluster_identity
 from vmconsole.model.guest import Guest, GuestKind, GuestState, HostInventory, Tracking
 
 # The fake's own server does not close a connection whose handshake the client broke off.
@@ -370,6 +377,33 @@ def test_servers_that_are_no_proxmox(
         assert raw.seen >= 1
     finally:
         raw.close()
+
+
+class Certificates:
+    """Stands for an API that answers one question."""
+
+    name = "pve"
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def get(self, path: str, **params: Any) -> Any:
+        assert path == "/nodes/pve1/certificates/info"
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+def test_a_cluster_is_the_same_over_both_ways() -> None:
+    pem = "-----BEGIN CERTIFICATE-----\nMIIB\nAAAA\n-----END CERTIFICATE-----\n"
+    answer = [
+        {"filename": "pve-ssl.pem", "pem": "x"},
+        {"filename": "pve-root-ca.pem", "pem": pem.replace("\nAAAA", "AAAA")},
+    ]
+    told = authority(Certificates(answer), "pve1")
+    assert cluster_identity(told, "a") == cluster_identity(f"noise\n{pem}", "b")
+    assert authority(Certificates(NotPermitted("no")), "pve1") == ""
+    assert authority(Certificates(None), "pve1") == ""
 
 
 def test_a_configuration_from_the_api_stays_lines() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,9 +17,16 @@ from hypothesis import strategies as st
 
 from vmconsole.disks.nbd.client import NbdClient
 from vmconsole.errors import CommandFailed
-from vmconsole.hypervisors.libvirt.qemunbd import Image, command_line, read_options, serve, write_options
+from vmconsole.hypervisors.served.qemunbd import (
+    Image,
+    command_line,
+    read_options,
+    serve,
+    sweep,
+    write_options,
+)
 from vmconsole.remote.local import LocalMachine
-from vmconsole.remote.machine import Process
+from vmconsole.remote.machine import Completed, Process
 
 MIB = 1024 * 1024
 pytestmark = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="needs qemu-nbd")
@@ -34,6 +44,9 @@ class Recorder(LocalMachine):
         words = ["env", f"TMPDIR={self.folder}", *argv]  # type: ignore[misc]
         self.started.append(super().start(words))
         return self.started[-1]
+
+    def script(self, source: str, args: Sequence[str] = (), **more: Any) -> Completed:
+        return super().script(f"TMPDIR={self.folder}\n{source}", args, **more)
 
     def left(self) -> list[Path]:
         return list(self.folder.iterdir())
@@ -118,6 +131,50 @@ def test_when_our_end_goes_away_the_servers_end(machine: Recorder, image: Callab
     assert machine.left() == []
     client.abandon()
     servers.close()
+
+
+def killed_script(machine: Recorder, image: Callable[..., Path]) -> tuple[Path, int]:
+    """kill -9 of a script that serves an image. Returns its folder and its orphaned server's number."""
+    before = machine.left()
+    servers = serve(machine, [Image("vda", read_options(str(image()), "qcow2"))])
+    (folder,) = (path for path in machine.left() if path not in before)
+    script = int((folder / "owner").read_text().split()[0])
+    server = int((folder / "0.pid").read_text())
+    os.kill(script, signal.SIGKILL)
+    servers.close()
+    assert folder in machine.left()
+    assert Path(f"/proc/{server}").exists()
+    return folder, server
+
+
+def ended(pid: int) -> bool:
+    """A child of nobody here may stay a zombie for a moment."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_what_a_killed_script_left_is_swept_away(machine: Recorder, image: Callable[..., Path]) -> None:
+    living = serve(machine, [Image("vdb", read_options(str(image("other")), "qcow2"))])
+    (kept,) = machine.left()
+    _, server = killed_script(machine, image)
+
+    sweep(machine)
+
+    assert machine.left() == [kept]
+    assert ended(server)
+    living.connect("vdb").close()
+    living.stop()
+
+
+def test_the_next_one_sweeps_too(machine: Recorder, image: Callable[..., Path]) -> None:
+    folder, server = killed_script(machine, image)
+    servers = serve(machine, [Image("vda", read_options(str(image("next")), "qcow2"))])
+    assert folder not in machine.left()
+    assert ended(server)
+    servers.stop()
+    assert machine.left() == []
 
 
 def test_a_lock_for_reading_is_never_taken(machine: Recorder, image: Callable[..., Path]) -> None:

@@ -2,11 +2,42 @@
 # the connection lives. Each argument is one server's options, quoted for this shell; server N
 # listens on DIR/N. Says "ready DIR", or "failed N WHY" and ends. At the end of input every server
 # is ended in good order (images closed and flushed) and "stopped STATUS..." is said.
+# First of all it ends what an earlier one left that was killed; with the one argument "sweep", only that.
 set -u
 umask 077
 trap '' PIPE
+
+# When a process began, which with its number makes it one of a kind (proc(5), field 22).
+began() {
+    read -r line 2>/dev/null <"/proc/$1/stat" || return 1
+    set -- ${line##*) }
+    echo "${20}"
+}
+
+# End the servers and remove the folder of every script of ours, of this user, that lives no more.
+sweep() {
+    for old in "${TMPDIR:-/tmp}"/vmconsole-nbd.??????????; do
+        [ -d "$old" ] && [ ! -L "$old" ] && [ -O "$old" ] || continue
+        read -r owner start 2>/dev/null <"$old/owner" || continue
+        [ "$(began "$owner")" != "$start" ] || continue
+        for file in "$old"/*.pid; do
+            read -r pid 2>/dev/null <"$file" || continue
+            turn=0
+            while [ "$turn" -lt 50 ] && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$old/"; do
+                if [ "$turn" -lt 40 ]; then kill -TERM "$pid"; else kill -KILL "$pid"; fi 2>/dev/null
+                sleep 0.1
+                turn=$((turn + 1))
+            done
+        done
+        rm -rf -- "$old"
+    done
+}
+
+sweep
+[ "$*" != sweep ] || exit 0
 command -v qemu-nbd >/dev/null 2>&1 || { echo "missing qemu-nbd"; exit 127; }
 dir=$(mktemp -d "${TMPDIR:-/tmp}/vmconsole-nbd.XXXXXXXXXX") || { echo "failed - no folder for sockets"; exit 1; }
+echo "$$ $(began $$)" >"$dir/owner"
 pids=
 
 finish() {

@@ -134,6 +134,11 @@ def serve(machine: Machine, images: Sequence[Image]) -> NbdServers:
     )
 
 
+def sweep(machine: Machine) -> None:
+    """End the servers, and remove the sockets, of scripts that were killed. Raises HostError."""
+    machine.script(_script(), ["sweep"], timeout=STOP_SECONDS)
+
+
 def _wait_ready(machine: Machine, process: Process, images: Sequence[Image]) -> str:
     try:
         line = process.read_line(START_SECONDS).decode("utf-8", "replace").rstrip("\n")
@@ -171,4 +176,4 @@ def _stopped_statuses(text: str) -> list[int] | None:
 
 @cache
 def _script() -> str:
-    return files("vmconsole.hypervisors.libvirt").joinpath("qemunbd.sh").read_text("utf-8")
+    return files("vmconsole.hypervisors.served").joinpath("qemunbd.sh").read_text("utf-8")
