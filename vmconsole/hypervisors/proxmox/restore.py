@@ -82,11 +82,12 @@ def create_guest(
     return ProxmoxTarget(job, request, context)
 
 
-def clean_create(nodes: Cluster, entry: JournalEntry) -> str:
+def clean_create(nodes: Cluster, settings: ProxmoxSettings, entry: JournalEntry) -> str:
     """Undo a restore that died. See Hypervisor.clean.
 
     A guest that Proxmox has in whole is complete, because its configuration comes last: it stays.
     """
+    del settings
     making = Making.read(entry.payload)
     return unmake(nodes.machine(making.node), making, undo=False)
 

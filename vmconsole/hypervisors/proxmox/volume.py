@@ -11,11 +11,12 @@ from contextlib import suppress
 
 from vmconsole.disks.nbd.client import NbdClient
 from vmconsole.errors import HostError, RestoreFailed, VmconsoleError
-from vmconsole.hypervisors.libvirt.qemunbd import Image, NbdServers, serve, write_options
-from vmconsole.hypervisors.libvirt.target import NbdDiskTarget
 from vmconsole.hypervisors.proxmox.api import failure
 from vmconsole.hypervisors.proxmox.facts import StorageFacts
 from vmconsole.hypervisors.proxmox.place import Cluster
+from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
+from vmconsole.hypervisors.served.filled import NbdDiskTarget
+from vmconsole.hypervisors.served.qemunbd import Image, NbdServers, serve, write_options
 from vmconsole.interfaces import Context
 from vmconsole.model.point import DiskPoint
 from vmconsole.model.run import JournalEntry
@@ -134,8 +135,9 @@ class VolumeTarget:
         return _run(self._machine, *argv)
 
 
-def clean_volume(nodes: Cluster, entry: JournalEntry) -> str:
+def clean_volume(nodes: Cluster, settings: ProxmoxSettings, entry: JournalEntry) -> str:
     """Undo a restore of one disk that died. See Hypervisor.clean."""
+    del settings
     volume = entry.payload.get("volume", "")
     if not _VOLUME.fullmatch(volume):
         raise HostError(f"The journal entry of a restored volume cannot be read: {volume[:80]!r}.")

@@ -329,7 +329,7 @@ def test_a_guest_that_is_whole_stays_whatever_comes_after(node: FakeNode, progra
     assert bool(node.journal.entries) == (program == "qm.set")
     (node.root / f"fail.{program}").unlink()
     if node.journal.entries:
-        assert "stays" in clean_create(node.nodes, node.journal.only())
+        assert "stays" in clean_create(node.nodes, ProxmoxSettings(), node.journal.only())
         assert "vmconsole" not in node.conf()
 
 
@@ -358,16 +358,16 @@ def test_what_a_dead_run_left_is_removed(node: FakeNode) -> None:
     entry = node.journal.only()
     assert entry.kind == "proxmox-create"
     assert entry.host == "pve"
-    assert "Removed the unfinished restore of copy" in clean_create(node.nodes, entry)
+    assert "Removed the unfinished restore of copy" in clean_create(node.nodes, ProxmoxSettings(), entry)
     assert not node.has()
-    assert "Nothing is left" in clean_create(node.nodes, entry)
+    assert "Nothing is left" in clean_create(node.nodes, ProxmoxSettings(), entry)
 
 
 def test_a_locked_one_is_left_for_later(node: FakeNode) -> None:
     die(begun(node))
     (node.root / "105.conf").write_text("lock: create\n")
     with pytest.raises(HostError, match="locked for create") as caught:
-        clean_create(node.nodes, node.journal.only())
+        clean_create(node.nodes, ProxmoxSettings(), node.journal.only())
     assert "qm unlock 105" in caught.value.hint
     assert node.has()
 
@@ -384,7 +384,7 @@ def test_a_locked_one_is_left_for_later(node: FakeNode) -> None:
 def test_what_belongs_to_somebody_else_is_never_touched(node: FakeNode, conf: str) -> None:
     die(begun(node))
     (node.root / "105.conf").write_text(conf)
-    assert "another guest" in clean_create(node.nodes, node.journal.only())
+    assert "another guest" in clean_create(node.nodes, ProxmoxSettings(), node.journal.only())
     assert node.conf() == conf
 
 
@@ -392,7 +392,7 @@ def test_a_whole_one_stays_and_loses_its_mark(node: FakeNode) -> None:
     die(begun(node))
     making = Making.read(node.journal.only().payload)
     (node.root / "105.conf").write_text(f"#{making.mark}\nname: copy\n")
-    assert "stays" in clean_create(node.nodes, node.journal.only())
+    assert "stays" in clean_create(node.nodes, ProxmoxSettings(), node.journal.only())
     assert node.conf() == "#Shop%3A%20front%20end\nname: copy\n"
 
 
@@ -400,7 +400,7 @@ def test_a_node_that_cannot_say_keeps_the_entry(node: FakeNode) -> None:
     die(begun(node))
     (node.root / "fail.qm.config").write_text("ipcc_send_rec[1] failed: Connection refused")
     with pytest.raises(HostError):
-        clean_create(node.nodes, node.journal.only())
+        clean_create(node.nodes, ProxmoxSettings(), node.journal.only())
 
 
 @pytest.mark.parametrize("field", ["vmid", "program", "token", "node"])
@@ -410,7 +410,7 @@ def test_a_damaged_entry_is_refused(node: FakeNode, field: str) -> None:
     payload = dict(entry.payload)
     del payload[field]
     with pytest.raises(HostError):
-        clean_create(node.nodes, replace(entry, payload=payload))
+        clean_create(node.nodes, ProxmoxSettings(), replace(entry, payload=payload))
     with pytest.raises(HostError):
         Making.read(entry.payload | {"program": "rm"})
     with pytest.raises(HostError):

@@ -13,6 +13,7 @@ from restore_node import MIB, FakeNode, make_node, make_point
 
 from vmconsole.errors import HostError, RestoreFailed
 from vmconsole.hypervisors.proxmox.facts import StorageFacts
+from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
 from vmconsole.hypervisors.proxmox.volume import VolumeTarget, clean_volume
 from vmconsole.remote.local import LocalMachine
 
@@ -112,12 +113,14 @@ def test_a_dead_run_is_cleaned_up_and_nothing_else_is_freed(node: FakeNode) -> N
     assert target._target is not None
     target._target.abandon()
     target._servers.close()
-    assert "Removed" in clean_volume(node.nodes, entry)
-    assert "Removed" in clean_volume(node.nodes, entry)
+    assert "Removed" in clean_volume(node.nodes, ProxmoxSettings(), entry)
+    assert "Removed" in clean_volume(node.nodes, ProxmoxSettings(), entry)
     assert volumes(node) == []
     for volume in ("local-lvm:vm-100-disk-0", "local-lvm:base-100-disk-0", "", "-x", "/dev/sda"):
         with pytest.raises(HostError):
-            clean_volume(node.nodes, replace(entry, payload={"volume": volume, "node": "pve1"}))
+            clean_volume(
+                node.nodes, ProxmoxSettings(), replace(entry, payload={"volume": volume, "node": "pve1"})
+            )
     assert len(node.called("pvesm", "free")) == 2
 
 
