@@ -240,6 +240,7 @@ class Wiring:
                 fleecing=settings.fleecing or "",
                 fleecing_min_free=settings.scratch_reserve,
                 nbd_connections=settings.connections,
+                networks=settings.networks,
             ),
             self._https_api(name),
         )

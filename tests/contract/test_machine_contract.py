@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import threading
@@ -268,6 +269,27 @@ class TestProcess:
         process = machine.start(["cat"])
         process.write(line)
         assert process.read_line(30) == line
+        process.close()
+
+    def test_binary_stream_arrives_whole(self, machine: Machine) -> None:
+        data = os.urandom(12 << 20)
+        process = machine.start(["sh", "-c", "sleep 0.2; exec sha256sum"])
+        position = 0
+        for size in (1, 65536, 3 << 20, 7, 1 << 20, len(data)):
+            process.write(data[position : position + size])
+            position += size
+        process.close_stdin()
+        done = process.wait(30)
+        process.close()
+        assert done.text.split()[0] == hashlib.sha256(data).hexdigest()
+
+    def test_writing_waits_for_a_slow_reader(self, machine: Machine) -> None:
+        process = machine.start(["sh", "-c", "sleep 1; exec cat >/dev/null"])
+        began = time.monotonic()
+        process.write(bytes(16 << 20))
+        assert time.monotonic() - began > 0.8
+        process.close_stdin()
+        assert process.wait(30).status == 0
         process.close()
 
     def test_closing_ends_its_input(self, machine: Machine, tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("raw",), default="raw", help="file format")
     parser.add_argument("--as", dest="new_name", metavar="NAME", help="the new guest's name")
     parser.add_argument(
-        "--storage", default="", metavar="POOL|DIR", help="storage pool or folder on the host"
+        "--storage",
+        default="",
+        metavar="POOL|DIR",
+        help="storage pool or folder on the host; on Proxmox also NODE/STORAGE",
     )
     parser.add_argument("--start", action="store_true", help="start the new guest")
     parser.add_argument("--yes", "-y", action="store_true", help="go on without asking when notes are shown")

@@ -89,7 +89,10 @@ class Fed:
 
 @dataclass(frozen=True, slots=True)
 class GuestRestore:
-    """A guest to be made on a host. name must be free there. storage: a pool's name or a folder."""
+    """A guest to be made on a host. name must be free there.
+
+    storage: a pool's name or a folder; on Proxmox STORAGE, or NODE/STORAGE. Empty: the host's choice.
+    """
 
     name: str
     storage: str = ""

@@ -14,15 +14,12 @@ from vmconsole.errors import RestoreFailed
 from vmconsole.hypervisors.libvirt import members
 from vmconsole.hypervisors.libvirt.target import LibvirtTarget
 from vmconsole.hypervisors.libvirt.virsh import Virsh
-from vmconsole.hypervisors.portable.from_conf import from_qemu_conf
+from vmconsole.hypervisors.portable.from_conf import from_qemu_conf, variables_size
 from vmconsole.hypervisors.portable.hardware import Hardware, keep_disks
 from vmconsole.hypervisors.portable.notes import Notes
 from vmconsole.hypervisors.portable.to_xml import Host, to_domain_xml
 from vmconsole.hypervisors.portable.words import NETWORK
-from vmconsole.hypervisors.proxmox import guestconf
-from vmconsole.hypervisors.proxmox.properties import parse_properties
 from vmconsole.interfaces import DiskTarget
-from vmconsole.model.guest import GuestKind
 from vmconsole.model.point import DiskPoint, RestorePoint
 
 HYPERVISOR = "proxmox"
@@ -68,7 +65,7 @@ def translate(
             else "Restore its disks with --to FOLDER and define a guest around them.",
             subject=point.archive,
         )
-    text = guestconf.decode(conf)
+    text = conf.decode("utf-8", "replace")
     notes = Notes()
     everything, said = from_qemu_conf(text)
     notes.extend(said)
@@ -80,7 +77,7 @@ def translate(
     for disk in hardware.disks:
         if disk.readonly:
             notes.add(f"Disk {disk.id} was read-only; it can be written now.")
-    variables = _has_variables(text, stored)
+    variables = EFI_DISK in stored and variables_size(text) == VARIABLES
     host = _look(virsh, hardware, networks)
     draft, said = to_domain_xml(hardware, host, variables=variables)
     notes.extend(said)
@@ -138,12 +135,6 @@ class _Variables:
     def close(self) -> None:
         if self._target is not None:
             self._target.fill_nvram(bytes(self._content))
-
-
-def _has_variables(text: str, stored: Mapping[str, DiskPoint]) -> bool:
-    values = guestconf.parse(text, GuestKind.VM).values
-    large = parse_properties(values.get(EFI_DISK, ""), "file").get("efitype") == "4m"
-    return values.get("bios") == "ovmf" and large and EFI_DISK in stored
 
 
 def _look(virsh: Virsh, hardware: Hardware, networks: Mapping[str, str]) -> Host:

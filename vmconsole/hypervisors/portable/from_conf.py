@@ -72,6 +72,15 @@ def from_qemu_conf(text: str) -> tuple[Hardware, tuple[str, ...]]:
     return _Reading(parse(vzdump_conf(printable, ()), GuestKind.VM)).read()
 
 
+def variables_size(text: str) -> int:
+    """Bytes of the UEFI variables that are on its efidisk0; 0 when it boots without."""
+    values = parse(vzdump_conf(text, ()), GuestKind.VM).values
+    if values.get("bios") != "ovmf" or "efidisk0" not in values:
+        return 0
+    efitype = parse_properties(values["efidisk0"], "file").get("efitype", "2m")
+    return next((size for size, name in words.VARIABLES.items() if name == efitype), 0)
+
+
 @dataclass
 class _Reading:
     conf: GuestConf

@@ -20,8 +20,6 @@ from vmconsole.hypervisors.portable.notes import Notes
 from vmconsole.hypervisors.portable.plugs import plug_into_proxmox
 from vmconsole.hypervisors.proxmox.properties import print_properties
 
-VARIABLES: Mapping[int, str] = {540672: "4m", 131072: "2m"}
-"""Size in bytes of a UEFI variable store → Proxmox's efitype."""
 MAX_DESCRIPTION = 8000
 MAX_NICS = 32
 
@@ -177,7 +175,7 @@ class _Printing:
             return False
         self.lines["bios"] = "ovmf"
         keys = "1" if hardware.secure_boot else "0"
-        efitype = VARIABLES.get(self.variables, "")
+        efitype = words.VARIABLES.get(self.variables, "")
         if efitype:
             size = print_size(self.variables)
             self.lines["efidisk0"] = (

@@ -72,6 +72,8 @@ WATCHDOG_ACTIONS: Final = frozenset({"reset", "shutdown", "poweroff", "pause", "
 WATCHDOG_MODELS: Final = frozenset({"i6300esb", "ib700"})
 SMBIOS: Final = ("manufacturer", "product", "version", "serial", "sku", "family")
 
+VARIABLES: Final[Mapping[int, str]] = {540672: "4m", 131072: "2m"}
+"""Size in bytes of a UEFI variable store → Proxmox's efitype."""
 CONF_LIMITS: Final[Mapping[Bus, int]] = {Bus.VIRTIO: 16, Bus.SCSI: 31, Bus.SATA: 6, Bus.IDE: 4}
 
 CPU_MODELS: Final = frozenset({

@@ -32,7 +32,11 @@ METHODS: Mapping[str, tuple[str, str]] = {
 """ExportPlan.method → module and function: (nodes, settings, plan, context) → Export. Each is imported
 when it is used, so that an inventory does not pay for NBD."""
 
-CLEANERS: Mapping[str, tuple[str, str]] = {"proxmox-vzdump": ("vzdump", "clean_vzdump")}
+CLEANERS: Mapping[str, tuple[str, str]] = {
+    "proxmox-vzdump": ("vzdump", "clean_vzdump"),
+    "proxmox-create": ("restore", "clean_create"),
+    "proxmox-volume": ("volume", "clean_volume"),
+}
 """JournalEntry.kind → module and function: (nodes, settings, entry) → sentence. The others: clean.py."""
 
 

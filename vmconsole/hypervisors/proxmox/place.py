@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -21,12 +21,9 @@ MAX_NAME = 128
 _RESERVE = 256 * 1024 * 1024
 """Bytes that stay free: a full storage stops guests."""
 _BRIDGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
-_PRESENT = r"""
+_BRIDGES = r"""
 for path in /sys/class/net/*; do
     if [ -d "$path/bridge" ]; then printf '%s\n' "${path##*/}"; fi
-done
-for name in "$@"; do
-    if [ -e "/sys/class/net/$name" ]; then printf '%s\n' "$name"; fi
 done
 ovs-vsctl list-br 2>/dev/null || true
 """
@@ -141,17 +138,10 @@ def get(cluster: Cluster, path: str, **params: str | int) -> Any:
     return cluster.ask(lambda machine: PveshApi(machine).get(path, **params))
 
 
-def bridges(machine: Machine, asked: Collection[str]) -> frozenset[str]:
-    """The node's bridges, and which of the asked ones are there in another way."""
-    names = sorted(name for name in asked if _BRIDGE.fullmatch(name))
-    found = machine.script(_PRESENT, names).text.splitlines()
+def bridges(machine: Machine) -> frozenset[str]:
+    """The node's bridges, of the kernel (those of Proxmox's SDN, too) and of Open vSwitch."""
+    found = machine.script(_BRIDGES).text.splitlines()
     return frozenset(name for name in (line.strip() for line in found) if _BRIDGE.fullmatch(name))
-
-
-def wanted_bridges(networks: Mapping[str, str], used: Collection[str]) -> frozenset[str]:
-    """Every name that could be a bridge: `vmbr0.20` can be one, and a VLAN of vmbr0."""
-    names = {*networks.values(), *used}
-    return frozenset({*names, *(name.rpartition(".")[0] for name in names)} - {""})
 
 
 def machines(cluster: Cluster, node: str) -> frozenset[str]:

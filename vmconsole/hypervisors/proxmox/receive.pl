@@ -25,7 +25,7 @@ if (!$pid) {
     close($in);
     open(STDIN, '<&', $out) && open(STDOUT, '>&', $log) && open(STDERR, '>&', $log) or POSIX::_exit(126);
     close($out);
-    exec { $command[0] } @command;
+    { no warnings 'exec'; exec { $command[0] } @command; }
     print STDERR "$command[0] cannot be run: $!\n";
     POSIX::_exit(127);
 }
@@ -94,19 +94,35 @@ sub ended {
     }
 }
 
+# Whether the rubbish is in the pipe, or nobody reads that any more, within so many seconds.
+sub spoilt {
+    my ($seconds) = @_;
+    my $until = time + $seconds;
+    my $room = IO::Select->new($in);
+    while (1) {
+        if ($room->can_write(0.2)) {
+            # A pipe takes 4096 bytes at once or not at all.
+            return 1 if defined syswrite($in, "\xff" x 4096) || $!{EPIPE};
+        }
+        return 0 if time >= $until;
+    }
+}
+
 if ($outcome eq 'broken') {
-    # Not waited for: the program may have stopped reading.
     my $flags = fcntl($in, POSIX::F_GETFL(), 0);
     fcntl($in, POSIX::F_SETFL(), $flags | POSIX::O_NONBLOCK()) if defined $flags;
-    syswrite($in, "\xff" x 4096);
-}
-close($in);
-if ($outcome eq 'broken') {
-    for my $signal ('', 'TERM', 'KILL') {
+    my @signals = ('TERM', 'KILL');
+    while (!spoilt($grace)) {
+        # It does not read. It must never see the end of a stream that it could take for whole.
+        kill shift(@signals) // 0, $pid;
+    }
+    close($in);
+    for my $signal ('', @signals) {
         kill $signal, $pid if $signal;
         last if ended($grace);
     }
 }
+close($in) if $outcome ne 'broken';
 if (!defined $status) {
     waitpid($pid, 0);
     $status = $?;

@@ -35,7 +35,8 @@ class Receiver:
         """what: its name in messages. Raises what Machine.start raises."""
         self._machine = machine
         self._what = what
-        self._pending = bytearray()
+        self._pending: list[bytes] = []
+        self._size = 0
         self._result: Completed | None = None
         self._process: Process = machine.start(
             ["perl", "-e", _program(), "--", str(SILENCE_SECONDS), str(GRACE_SECONDS), *argv]
@@ -43,13 +44,14 @@ class Receiver:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Raises RestoreFailed with what the program said when it has given up, HostUnreachable."""
-        self._pending += data
-        if len(self._pending) >= _GATHER:
-            self._flush()
+        self._pending.append(bytes(data))
+        self._size += len(self._pending[-1])
+        if self._size >= _GATHER:
+            self.flush()
 
     def finish(self, cancel: Cancel) -> None:
         """End the stream and wait for the program. Raises RestoreFailed, Cancelled, HostUnreachable."""
-        self._flush()
+        self.flush()
         self._send(_END)
         while self._result is None:
             cancel.check()
@@ -71,12 +73,16 @@ class Receiver:
         finally:
             self._process.close()
 
-    def _flush(self) -> None:
-        view = memoryview(bytes(self._pending))
-        self._pending.clear()
-        while view:
-            piece, view = view[:_LARGEST], view[_LARGEST:]
-            self._send(_HEAD.pack(len(piece)) + bytes(piece))
+    def flush(self) -> None:
+        """Send what is gathered: qmrestore gives the header of an archive a minute."""
+        pieces, size = self._pending, self._size
+        self._pending, self._size = [], 0
+        if size > _LARGEST:
+            view = memoryview(b"".join(pieces))
+            for at in range(0, size, _LARGEST):
+                self._send(b"".join([_HEAD.pack(len(view[at : at + _LARGEST])), view[at : at + _LARGEST]]))
+        elif size:
+            self._send(b"".join([_HEAD.pack(size), *pieces]))
 
     def _send(self, data: bytes) -> None:
         try:

@@ -16,7 +16,7 @@ from vmconsole.hypervisors.portable.hardware import Nic
 from vmconsole.hypervisors.portable.notes import Notes
 from vmconsole.hypervisors.portable.plugs import plug_into_proxmox
 from vmconsole.hypervisors.portable.to_conf import print_description, print_size
-from vmconsole.hypervisors.portable.words import MAC, NIC_MODELS, dns_name
+from vmconsole.hypervisors.portable.words import MAC, NIC_MODELS, SMBIOS, dns_name
 from vmconsole.hypervisors.proxmox.devices import Drive, Net
 from vmconsole.hypervisors.proxmox.guestconf import GuestConf, parse, vzdump_conf
 from vmconsole.hypervisors.proxmox.properties import (
@@ -46,6 +46,7 @@ _DRIVE = frozenset({
     "version", "werror", "wwn",
 })  # fmt: skip
 _NET = ("firewall", "mtu", "queues", "rate", "trunks")
+_SMBIOS = frozenset({"base64", *SMBIOS})
 _RANDOM = frozenset({"/dev/urandom", "/dev/random", "/dev/hwrng"})
 _DISK_KEY = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)\d+")
 _PLAIN = re.compile(r"[!-+\--~]{1,256}")
@@ -219,7 +220,7 @@ class _Renewal:
     def _identity(self) -> None:
         # What --unique would do, too: the copy must not be taken for the original.
         smbios = parse_properties(self.conf.values.get("smbios1", ""))
-        kept = {name: value for name, value in smbios.items() if name != "uuid" and _PLAIN.fullmatch(value)}
+        kept = {name: value for name, value in smbios.items() if name in _SMBIOS and _PLAIN.fullmatch(value)}
         self.lines["smbios1"] = print_properties({"uuid": str(self.given.uuid), **kept})
         if self.conf.values.get("vmgenid", "0") != "0":
             self.lines["vmgenid"] = "1"

@@ -82,11 +82,12 @@ def create_guest(
     return ProxmoxTarget(job, request, context)
 
 
-def clean_create(nodes: Cluster, entry: JournalEntry) -> str:
+def clean_create(nodes: Cluster, settings: ProxmoxSettings, entry: JournalEntry) -> str:
     """Undo a restore that died. See Hypervisor.clean.
 
     A guest that Proxmox has in whole is complete, because its configuration comes last: it stays.
     """
+    del settings
     making = Making.read(entry.payload)
     return unmake(nodes.machine(making.node), making, undo=False)
 
@@ -126,7 +127,7 @@ class _Planning:
             mark=self.mark,
             disks=disks,
             networks=self.networks,
-            bridges=self._bridges(there, [net.bridge for net in conf.nets]),
+            bridges=place.bridges(there.machine),
             media=place.media(self.nodes, there.node, wanted_media(text)),
         )
         renewed = renew(text, given)
@@ -150,7 +151,7 @@ class _Planning:
         node = Node(
             storage=there.storage,
             networks=self.networks,
-            bridges=self._bridges(there, [nic.network for nic in hardware.nics]),
+            bridges=place.bridges(there.machine),
             machines=place.machines(self.nodes, there.node),
         )
         variables = self.files.get(NVRAM, b"") if hardware.firmware is Firmware.UEFI else b""
@@ -184,7 +185,7 @@ class _Planning:
         need = Need(tar, tar, plan_container(text, given).size)
         preferred = [drive.storage for drive in conf.drives]
         there = place.find(self.nodes, self.request.storage, "rootdir", need, preferred)
-        bridges = self._bridges(there, [net.bridge for net in conf.nets])
+        bridges = place.bridges(there.machine)
         plan = plan_container(text, replace(given, storage=there.storage, bridges=bridges))
         return Job(
             host=self.nodes.host,
@@ -253,9 +254,6 @@ class _Planning:
     def _find(self, preferred: Sequence[str]) -> Place:
         need = Need.of(self.point.stored_disks)
         return place.find(self.nodes, self.request.storage, "images", need, preferred)
-
-    def _bridges(self, there: Place, used: Collection[str]) -> frozenset[str]:
-        return place.bridges(there.machine, place.wanted_bridges(self.networks, used))
 
     def _all_disks_known(self, keys: Collection[str]) -> None:
         strange = [disk.id for disk in self.point.stored_disks if disk.id not in keys]

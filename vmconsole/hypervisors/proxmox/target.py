@@ -124,6 +124,7 @@ class ProxmoxTarget:
             self._making = making
             self._receiver = Receiver(job.place.machine, argv, argv[0])
             self._stream = job.start(self._receiver.write)
+            self._receiver.flush()
         return self._stream
 
     def _settle(self, making: Making) -> None:

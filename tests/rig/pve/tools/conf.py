@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from pve.tools.says import Died
 
@@ -39,6 +40,15 @@ class Conf:
     def text(self) -> str:
         lines = "".join(f"{key}: {value}\n" for key, value in sorted(self.values.items()))
         return self.comment + lines + (f"\n{self.rest}" if self.rest else "")
+
+    @property
+    def description(self) -> str:
+        """The comment in one line, as `qm config` prints it."""
+        lines = [line.removeprefix("#") for line in self.comment.splitlines()]
+        return "".join(f"{line}%0A" for line in lines)
+
+    def describe(self, text: str) -> None:
+        self.comment = "".join(f"#{quote(line, safe=' ')}\n" for line in text.split("\n")) if text else ""
 
 
 def parse(text: str) -> Conf:

@@ -44,6 +44,8 @@ def _store(vmid: int, found: conf.Conf) -> None:
 
 def _config(given: Words) -> None:
     _, found = _here(given)
+    if found.comment:
+        print(f"description: {found.description}")
     for key, value in sorted(found.values.items()):
         print(f"{key}: {value}")
 
@@ -70,7 +72,11 @@ def _set(given: Words) -> None:
         _, found = _here(given)
         conf.check_lock(found, "lxc")
         for key in filter(None, delete.split(",")):
+            if key == "description":
+                found.describe("")
             found.values.pop(key, None)
+        if "description" in given.values:
+            found.describe(given.values.pop("description")[-1])
         found.values |= {key: texts[-1] for key, texts in given.values.items()}
         _store(vmid, found)
 
@@ -157,8 +163,14 @@ def _restore(given: Words) -> None:
         key: value for key, value in found.values.items() if not conf.MOUNT.fullmatch(key) and key != "lock"
     }
     chosen = {
-        key: given.get(key) for key in ("unprivileged", "hostname", "memory", "cores") if key in given.values
+        key: given.get(key)
+        for key in given.values
+        if key in ("unprivileged", "hostname", "memory", "cores", "onboot", "protection")
+        or key.startswith("net")
     }
+    # What is given comes before what the archive says.
+    if "description" in given.values:
+        found.describe(given.get("description"))
     conf.write(path, conf.Conf(kept | values | chosen, found.comment).text)
     if given.on("start"):
         RUNNING.mkdir(exist_ok=True)

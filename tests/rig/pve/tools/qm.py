@@ -59,8 +59,8 @@ def _store(vmid: int, found: conf.Conf) -> None:
 def _config(given: Words) -> None:
     given.only("current", "snapshot")
     _, found = _here(given)
-    for line in found.comment.splitlines():
-        print(f"description: {line.removeprefix('#')}")
+    if found.comment:
+        print(f"description: {found.description}")
     for key, value in sorted(found.values.items()):
         print(f"{key}: {value}")
 
@@ -175,10 +175,14 @@ def _set(given: Words) -> None:
         said = " ".join(f"-{key} {value}" for key, value in sorted(updates.items()))
         print(f"update VM {vmid}: {said}" + (f" -delete {delete}" if delete else ""), flush=True)
         for key in filter(None, re.split(r"[,;\s]+", delete)):
+            if key == "description":
+                found.describe("")
             gone = found.values.pop(key, None)
             if gone and conf.DRIVE.fullmatch(key):
                 spare = next(f"unused{n}" for n in range(256) if f"unused{n}" not in found.values)
                 found.values[spare] = conf.properties(gone)["file"]
+        if "description" in updates:
+            found.describe(updates.pop("description"))
         found.values |= updates
         _store(vmid, found)
 
