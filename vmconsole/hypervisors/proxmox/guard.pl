@@ -168,7 +168,14 @@ sub undo {
     }
     eval { resume(); 1 } or $gone or push @problems, flat($@);
     hang_up();
-    push @problems, all_steps(defined noted('committed') ? $doc->{commit} : $doc->{undo});
+    my $way = defined noted('committed') ? $doc->{commit} : $doc->{undo};
+    my @left = all_steps($way);
+    # A QEMU that ends just now fails a step or two, and takes with it all that was to be undone.
+    if (grep { /QEMU (?:went away|runs, but)/ } @left) {
+        for (1 .. 100) { last unless lives($doc->{process}); sleep 0.1 }
+        @left = all_steps($way) unless lives($doc->{process});
+    }
+    push @problems, @left;
     return @problems if @problems;
     @problems = grep { defined } drop_lock();
     return @problems if @problems;

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -199,6 +200,7 @@ class Monitor:
 
     def __init__(self, path):
         self.commands = []
+        self.quit = lambda: None
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
         self.listener.listen(1)
@@ -216,6 +218,9 @@ class Monitor:
                 for line in stream:
                     request = json.loads(line)
                     self.commands.append(request["execute"])
+                    if request["execute"] == "quit":
+                        self.quit()
+                        return
                     answer = {"return": {"status": "running"}, "id": request["id"]}
                     if request["execute"] == "query-block-exports":
                         answer["return"] = []
@@ -263,3 +268,21 @@ def test_without_qemu_what_was_in_it_needs_no_undoing(node, document, tmp_path, 
     guard = Guard.start(MACHINE, made)
     assert guard.rollback() == ""
     assert log() == ["undone r1"]
+
+
+def test_a_qemu_that_dies_while_it_is_undone_leaves_nothing(node, document, monitor, tmp_path, log):
+    qemu = subprocess.Popen(["sleep", "600"])
+
+    def end():
+        monitor.listener.close()
+        (tmp_path / "qmp").unlink()
+        threading.Timer(0.5, lambda: (qemu.kill(), qemu.wait())).start()
+
+    monitor.quit = end
+    start = Path(f"/proc/{qemu.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    undo = ({"qmp": "quit"}, {"qmp": "blockdev-del"}, *document().undo)
+    made = document(qmp=str(tmp_path / "qmp"), process=f"{qemu.pid}:{start}", undo=undo)
+    guard = Guard.start(MACHINE, made)
+    assert guard.rollback() == ""
+    assert set(log()) == {"undone r1"}
+    assert gone(made, node)
