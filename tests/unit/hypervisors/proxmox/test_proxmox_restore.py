@@ -14,6 +14,7 @@ import pytest
 from restore_node import GIB, MIB, FakeNode, fill, make_node, make_point
 
 from vmconsole.errors import Cancelled, GuestExists, HostError, RestoreFailed
+from vmconsole.hypervisors.proxmox.host import ProxmoxHost
 from vmconsole.hypervisors.proxmox.making import Making
 from vmconsole.hypervisors.proxmox.restore import clean_create, create_guest
 from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
@@ -702,3 +703,14 @@ def test_hostile_containers(node: FakeNode, text: bytes) -> None:
             assert "/etc/" not in value
             assert "/dev/" not in value
             assert "import-from" not in value
+
+
+def test_the_host_knows_the_way_to_both(node: FakeNode) -> None:
+    host = ProxmoxHost(node.nodes, ProxmoxSettings())
+    point = make_point(scsi0=MIB)
+    target = host.create(point, FILES, GuestRestore("copy"), node.context)
+    assert isinstance(target, ProxmoxTarget)
+    fill(target, point.disks[0], (0, b"x"))
+    die(target)
+    assert "Removed" in host.clean(node.journal.only())
+    assert not node.has()
