@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -76,6 +77,8 @@ class FakeDisk:
 
 
 class FakeExport:
+    feed = None
+
     def __init__(self, diary, disks, clock, consistency=Consistency.APPLICATION):
         self._diary = diary
         self.disks = disks
@@ -161,6 +164,33 @@ class FakeDiskWriter:
         assert self.covered == len(self.bytes)
 
 
+class FakeStream:
+    """A StreamWriter that keeps what it gets."""
+
+    def __init__(self):
+        self.bytes = bytearray()
+        self.closed = False
+
+    @property
+    def size(self):
+        return len(self.bytes)
+
+    @property
+    def bytes_stored(self):
+        return len(self.bytes)
+
+    @property
+    def sha256(self):
+        return hashlib.sha256(self.bytes).hexdigest()
+
+    def write(self, data):
+        assert not self.closed
+        self.bytes += data
+
+    def close(self):
+        self.closed = True
+
+
 class FakeArchive:
     def __init__(self, repository, name):
         self._repository = repository
@@ -171,6 +201,10 @@ class FakeArchive:
         source = bytes(self._repository.disks[parent]) if parent else b""
         writer = self._disks[path] = FakeDiskWriter(size, source)
         return writer
+
+    def stream(self, path):
+        stream = self._disks[path] = FakeStream()
+        return stream
 
     def commit(self, point, files):
         self._repository.diary.append("commit")

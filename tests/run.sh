@@ -9,10 +9,13 @@ bootstrap "[dev]"
 cd "$checkout"
 RIG_PACKAGES="libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils busybox-static cpio kmod
     qemu-guest-agent linux-image-cloud-$(dpkg --print-architecture 2>/dev/null || echo amd64) openssh-server openssh-client
-    e2fsprogs procps util-linux iproute2 gcc libc6-dev"
+    e2fsprogs procps util-linux iproute2 gcc libc6-dev socat perl"
 if is_root && has_apt; then
     # shellcheck disable=SC2086
     install_packages $RIG_PACKAGES
+    # For guests as on Proxmox VE 9; unpacked into the cache, not installed.
+    sh tests/rig/pve/qemu10.sh >"$cache/qemu10.log" 2>&1 || { tail -n 5 "$cache/qemu10.log" >&2
+        die "The rig's second QEMU cannot be unpacked." "It is in Debian's bookworm-backports; or let VMCONSOLE_QEMU10 name one."; }
 else
     say "not root: tests of the real libvirt, QEMU and sshd rig are skipped; run as root to have them"
 fi

@@ -7,75 +7,28 @@ Errors are those of errors.py, whatever the library underneath raises.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from vmconsole.errors import Cancelled
 from vmconsole.events import EventSink
+from vmconsole.model.cancel import Cancel as Cancel
+from vmconsole.model.clock import Clock as Clock
 from vmconsole.model.export import Cut as Cut
 from vmconsole.model.export import DiskPlan as DiskPlan
 from vmconsole.model.export import ExportOptions as ExportOptions
 from vmconsole.model.export import ExportPlan as ExportPlan
+from vmconsole.model.export import Fed as Fed
 from vmconsole.model.export import GuestRestore as GuestRestore
 from vmconsole.model.extent import Extent
 from vmconsole.model.guest import Check, HostInventory, HostKind
 from vmconsole.model.host_key import HostKey as HostKey
 from vmconsole.model.point import DiskPoint, RestorePoint
 from vmconsole.model.repository import RepositoryInfo as RepositoryInfo
+from vmconsole.model.run import Journal as Journal
 from vmconsole.model.run import JournalEntry, Run, RunState
-
-
-class Clock(Protocol):
-    """Time, injected."""
-
-    def now(self) -> datetime:
-        """The wall clock, with zone."""
-        ...
-
-    def monotonic(self) -> float:
-        """Seconds that never go back."""
-        ...
-
-
-class Cancel:
-    """A token a run is stopped with. Thread-safe; set once, never cleared."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.reason = "Stopped."
-
-    def set(self, reason: str = "Stopped.") -> None:
-        self.reason = reason
-        self._event.set()
-
-    def is_set(self) -> bool:
-        return self._event.is_set()
-
-    def check(self) -> None:
-        """Raise Cancelled when set."""
-        if self._event.is_set():
-            raise Cancelled(self.reason)
-
-    def wait(self, seconds: float) -> None:
-        """Sleep, but wake up and raise Cancelled when set."""
-        self._event.wait(seconds)
-        self.check()
-
-
-class Journal(Protocol):
-    """The durable cleanup journal. `acquire` returns once the entry is on disk."""
-
-    def acquire(self, host: str, kind: str, payload: Mapping[str, str]) -> int:
-        """Write down what is about to be acquired; returns the entry's id."""
-        ...
-
-    def release(self, entry: int) -> None:
-        """It is gone again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +75,17 @@ class DiskExport(Protocol):
         ...
 
 
+class Feed(Protocol):
+    """All disks of a cut in one stream, in the host's order. A disk in format tar goes to a StreamWriter."""
+
+    def run(self, sinks: Sinks, report: Callable[[str, int], None], cancel: Cancel) -> Mapping[str, Fed]:
+        """Write it all, once; the caller closes the sinks. report(disk id, bytes so far).
+
+        Raises BackupFailed when the stream is not whole.
+        """
+        ...
+
+
 class Export(Protocol):
     """A guest's disks at one cut.
 
@@ -136,8 +100,13 @@ class Export(Protocol):
     def disks(self) -> Sequence[DiskExport]: ...
 
     @property
+    def feed(self) -> Feed | None:
+        """Where all disks come from at once; extents() and read() of the disks are not called then."""
+        ...
+
+    @property
     def files(self) -> Mapping[str, bytes]:
-        """Archive members besides the disks: `config/…`, `firmware/…`."""
+        """Archive members besides the disks: `config/…`, `firmware/…`. Complete after the read."""
         ...
 
     def check(self) -> None:
@@ -258,6 +227,29 @@ class DiskWriter(Protocol):
         ...
 
 
+class StreamWriter(Protocol):
+    """A member of unknown length. size, bytes_stored: so far; sha256: hex, of all of it after close()."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def bytes_stored(self) -> int: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> None:
+        """The caller must not change the buffer afterwards."""
+        ...
+
+    def close(self) -> None: ...
+
+
+Sinks = Mapping[str, DiskWriter | StreamWriter]
+"""By disk id."""
+
+
 class ArchiveWriter(Protocol):
     """One archive being written; invisible until commit."""
 
@@ -266,6 +258,10 @@ class ArchiveWriter(Protocol):
 
         The parent may be shorter (a grown disk); the rest must be given as data or zero.
         """
+        ...
+
+    def stream(self, path: str) -> StreamWriter:
+        """A member as long as what is written to it. The point need not mention it."""
         ...
 
     def commit(self, point: RestorePoint, files: Mapping[str, bytes]) -> str:

@@ -11,8 +11,9 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vmconsole import __version__
 from vmconsole.config.load import load
 from vmconsole.config.paths import find_config, new_config
-from vmconsole.config.secrets import passphrase
+from vmconsole.config.secrets import passphrase, token_secret
 from vmconsole.config.settings import Config
 from vmconsole.errors import UsageError
 from vmconsole.events import EventSink
@@ -33,8 +34,10 @@ from vmconsole.runs.restore import FileTarget
 from vmconsole.runs.runner import Runner
 
 if TYPE_CHECKING:
-    from vmconsole.config.edit import ConfigEditor
+    from vmconsole.config.edit import ConfigChanger
     from vmconsole.demo.shop import Shop
+    from vmconsole.hypervisors.proxmox.https import HttpsApi
+    from vmconsole.hypervisors.proxmox.nodes import Nodes
     from vmconsole.remote.ssh import SshSettings
 
 _T = TypeVar("_T")
@@ -75,8 +78,10 @@ class Wiring:
         return self._once("config", "", lambda: load(find_config(self._explicit)))
 
     @property
-    def editor(self) -> _Editor:
-        return _Editor(self.config_path, lambda: self._forget("config"))
+    def editor(self) -> ConfigChanger:
+        from vmconsole.config.edit import ConfigChanger
+
+        return ConfigChanger(self.config_path, lambda: self._forget("config"))
 
     @property
     def clock(self) -> Clock:
@@ -110,11 +115,11 @@ class Wiring:
     def scan_host_key(self, host: str) -> HostKey:
         from vmconsole.remote.hostkeys import scan_host_key, trusted_fingerprint
 
-        settings = self._ssh_settings(host)
+        settings = self._ssh_settings_of(host)
         key = scan_host_key(settings)
         return HostKey(
             host,
-            self.config.host(host).address,
+            settings.address,
             key.type,
             key.fingerprint,
             key.line,
@@ -125,7 +130,14 @@ class Wiring:
         from vmconsole.remote.hostkeys import trust
         from vmconsole.remote.known_hosts import HostKeyInfo
 
-        trust(self._ssh_settings(key.host), HostKeyInfo(key.type, key.fingerprint, key.line), replace=replace)
+        settings = self._ssh_settings_of(key.host)
+        trust(settings, HostKeyInfo(key.type, key.fingerprint, key.line), replace=replace)
+
+    def host_nodes(self, host: str) -> Sequence[str]:
+        if self.config.host(host).kind != "proxmox":
+            return ()
+        status = self._nodes(host).status(fresh=True)
+        return [f"{host}/{node.name}" for node in status.nodes if node.online and not node.asked]
 
     def checks(self) -> Sequence[Check]:
         borg = Path(sys.executable).with_name("borg")
@@ -189,17 +201,16 @@ class Wiring:
         return store
 
     def _open_host(self, name: str) -> Hypervisor:
-        settings = self.config.host(name)
-        if settings.kind != "libvirt":
-            raise UsageError(
-                f"Host {name} is of kind {settings.kind!r}, which this version cannot back up yet.",
-                hint='Only kind = "libvirt" works for now.',
-                subject=name,
-            )
+        return (
+            self._open_proxmox(name) if self.config.host(name).kind == "proxmox" else self._open_libvirt(name)
+        )
+
+    def _open_libvirt(self, name: str) -> Hypervisor:
         from vmconsole.hypervisors.libvirt.host import LibvirtHost
         from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
         from vmconsole.remote.ssh import SshMachine
 
+        settings = self.config.host(name)
         machine = SshMachine(self._ssh_settings(name))
         host = LibvirtHost(
             name,
@@ -210,11 +221,104 @@ class Wiring:
                 scratch_min_free=settings.scratch_reserve,
                 method=settings.export,
                 nbd_connections=settings.connections,
+                networks=settings.networks,
             ),
             self._clock,
         )
         self._closers.append(host.close)
         return host
+
+    def _open_proxmox(self, name: str) -> Hypervisor:
+        from vmconsole.hypervisors.proxmox.host import ProxmoxHost
+        from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
+
+        settings = self.config.host(name)
+        host = ProxmoxHost(
+            self._nodes(name),
+            ProxmoxSettings(
+                export=settings.export,
+                fleecing=settings.fleecing or "",
+                fleecing_min_free=settings.scratch_reserve,
+                nbd_connections=settings.connections,
+                networks=settings.networks,
+            ),
+            self._https_api(name),
+        )
+        self._closers.append(host.close)
+        return host
+
+    def _https_api(self, name: str) -> HttpsApi | None:
+        settings = self.config.host(name)
+        token = settings.api_token
+        if settings.api is None or token is None:
+            return None
+        from vmconsole.hypervisors.proxmox.https import HttpsApi, HttpsSettings
+
+        return HttpsApi(
+            HttpsSettings(
+                host=name,
+                url=settings.api,
+                token=token.id,
+                secret=lambda: token_secret(token, name, run=lambda argv: self._local.run(argv).stdout),
+                ca_file=settings.api_ca,
+                fingerprint=settings.api_fingerprint or "",
+                timeout=settings.command_timeout,
+            )
+        )
+
+    def _nodes(self, host: str) -> Nodes:
+        from vmconsole.hypervisors.proxmox.nodes import Nodes
+        from vmconsole.remote.ssh import SshMachine
+
+        def make() -> Nodes:
+            nodes = Nodes(
+                host,
+                lambda node, address: SshMachine(self._node_settings(host, node, address)),
+                self.config.host(host).nodes,
+                self._clock,
+            )
+            self._closers.append(nodes.close)
+            return nodes
+
+        return self._once("nodes", host, make)
+
+    def _ssh_settings_of(self, name: str) -> SshSettings:
+        """name: of a host, or `HOST/NODE` of a cluster's node."""
+        host, slash, node = name.partition("/")
+        settings = self.config.host(host)
+        if not slash:
+            return self._ssh_settings(host)
+        if settings.kind != "proxmox":
+            raise UsageError(
+                f"{host} is one machine, without nodes.", hint=f"Name it alone: {host}", subject=name
+            )
+        if node in settings.nodes:
+            return self._node_settings(host, node, "")
+        status = self._nodes(host).status(fresh=True)
+        entry = status.node(node)
+        if entry is None or not (entry.address or entry.asked):
+            raise UsageError(
+                f"{host} has no node {node} that it tells an address of.",
+                hint=f"Its nodes: {', '.join(item.name for item in status.nodes)}.",
+                subject=name,
+            )
+        return self._ssh_settings(host) if entry.asked else self._node_settings(host, node, entry.address)
+
+    def _node_settings(self, host: str, node: str, address: str) -> SshSettings:
+        """address: as the cluster tells it; one from the configuration wins. Both empty: the host itself."""
+        from vmconsole.remote.ssh_config import resolve
+        from vmconsole.remote.ssh_settings import parse_address
+
+        base = self._ssh_settings(host)
+        if not node:
+            return base
+        listed = self.config.host(host).nodes.get(node)
+        if listed:
+            given, own = parse_address(listed), parse_address(base.address)
+            user, port = given.user or base.user or own.user, given.port or base.port
+            return replace(base, name=f"{host}/{node}", address=listed, user=user, port=port)
+        hop = resolve(base)
+        return replace(base, name=f"{host}/{node}", address=address, user=hop.user, port=hop.port)
 
     def _ssh_settings(self, name: str) -> SshSettings:
         from vmconsole.remote.ssh import SshSettings
@@ -280,32 +384,4 @@ class DemoShop:
     def report(self, points: Sequence[RestorePoint]) -> dict[str, Any]:
         from vmconsole.demo.report import build_report
 
-        return build_report(
-            points,
-            lambda point, disk: self._shop.cut_sha256(point.uuid, disk.id, run=point.run, time=point.time),
-        )
-
-
-class _Editor:
-    """One change at a time, checked and written at once."""
-
-    def __init__(self, path: Path, changed: Callable[[], None]) -> None:
-        self._path = path
-        self._changed = changed
-
-    def add(self, section: str, name: str, values: Mapping[str, Any]) -> None:
-        editor = self._open(start="# vmconsole: see `vmconsole --help` and the README\n")
-        editor.add(section, name, values)
-        editor.save()
-        self._changed()
-
-    def remove(self, section: str, name: str) -> None:
-        editor = self._open()
-        editor.remove(section, name)
-        editor.save()
-        self._changed()
-
-    def _open(self, start: str = "") -> ConfigEditor:
-        from vmconsole.config.edit import ConfigEditor
-
-        return ConfigEditor.open(self._path, start=start)
+        return build_report(points, self._shop.sha256)

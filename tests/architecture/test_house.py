@@ -30,12 +30,16 @@ def test_every_room_says_what_it_holds_and_nothing_else():
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("vmconsole.cli.main", {"textual", "paramiko", "sqlalchemy", "borg"}),
-        ("vmconsole.wiring", {"textual", "rich", "paramiko", "sqlalchemy", "borg"}),
-        ("vmconsole.runs.runner", {"textual", "rich", "paramiko", "sqlalchemy", "borg"}),
-        ("vmconsole.config.load", {"textual", "rich", "paramiko", "sqlalchemy", "borg"}),
-        ("vmconsole.remote.local", {"textual", "rich", "paramiko", "sqlalchemy", "borg"}),
-        ("vmconsole.disks.nbd.client", {"textual", "rich", "paramiko", "sqlalchemy", "borg"}),
+        ("vmconsole.cli.main", {"textual", "paramiko", "sqlalchemy", "borg", "requests"}),
+        ("vmconsole.wiring", {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests"}),
+        ("vmconsole.runs.runner", {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests"}),
+        ("vmconsole.config.load", {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests"}),
+        ("vmconsole.remote.local", {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests"}),
+        (
+            "vmconsole.hypervisors.proxmox.host",
+            {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests"},
+        ),
+        ("vmconsole.disks.nbd.client", {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests"}),
     ],
 )
 def test_heavy_libraries_stay_out(module, unwanted):

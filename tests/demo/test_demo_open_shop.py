@@ -36,7 +36,7 @@ def call(shop, capsys):
 
 
 def test_inventory(call):
-    host = call("inventory", "--refresh")[0]["hosts"][0]
+    host, cluster = call("inventory", "--refresh")[0]["hosts"]
     assert host["reachable"]
     assert host["kind"] == "libvirt"
     guests = {guest["name"]: guest for guest in host["guests"]}
@@ -44,6 +44,12 @@ def test_inventory(call):
     assert guests[QUOTED]["agent"] is False
     assert guests["web-01"]["groups"] == ["nightly"]
     assert guests["web-01"]["disks"][0]["tracking"] == "bitmap"
+    assert cluster["kind"] == "proxmox"
+    guests = {guest["name"]: guest for guest in cluster["guests"]}
+    assert {name: guest["node"] for name, guest in guests.items()} == {
+        "crm-01": "pve1", "wiki-01": "pve1", "till-09": "pve1", "dns-01": "pve2",
+    }  # fmt: skip
+    assert guests["dns-01"]["kind"] == "container"
 
 
 def test_a_dry_run_says_why_and_changes_nothing(call, shop):
@@ -64,7 +70,7 @@ def test_a_backup_speaks_in_json_lines(call):
 
 def test_group_show_explains_itself(call):
     shown = call("group", "show", "nightly")[0]
-    assert {guest["why"] for guest in shown["guests"]} == {"is on host kvm1"}
+    assert {guest["why"] for guest in shown["guests"]} == {"is on host kvm1", "is on host pve"}
 
 
 def test_host_key_that_changed_is_exit_code_20(shop, tmp_path):

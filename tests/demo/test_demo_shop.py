@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -81,9 +82,43 @@ def test_stock_borg_extracts_what_the_host_had_at_the_cut(folder, tmp_path):
     borg(folder, "check", "--verify-data", str(folder / "repository"))
 
 
+def points_of(folder, guest):
+    points = json.loads((folder / "report.json").read_text())["points"]
+    return [point for point in points if point["guest"] == guest]
+
+
+def test_the_cluster_is_backed_up_every_way(folder, document):
+    assert [point["mode"] for point in points_of(folder, "crm-01")] == ["full", "incremental"]
+    for point in points_of(folder, "crm-01"):
+        assert (point["host"], point["hypervisor"]) == ("pve", "proxmox")
+        assert [disk["id"] for disk in point["disks"]] == ["scsi0", "virtio1"]
+    assert {point["consistency"] for point in points_of(folder, "till-09")} == {"offline"}
+    last, first = document("points", "wiki-01")["points"]
+    assert (first["mode"], last["mode"]) == ("full", "full")
+    assert "moved to another node" in last["reason"]
+
+
+def test_the_containers_archive_is_a_tar(folder, tmp_path):
+    first, last = points_of(folder, "dns-01")
+    for point, serial in ((first, b" 1 3600"), (last, b" 2 3600")):
+        (disk,) = point["disks"]
+        assert (disk["id"], disk["path"]) == ("rootfs", "container/rootfs.tar")
+        borg(folder, "extract", f"{folder}/repository::{point['archive']}", disk["path"], into=tmp_path)
+        with tarfile.open(tmp_path / disk["path"]) as tar:
+            members = {member.name: member for member in tar}
+            assert members["./etc/shadow"].mode == 0o600
+            assert members["./etc/localtime"].issym()
+            assert members["./var/log/queries.log"].uid == 105
+            assert serial in tar.extractfile("./etc/bind/zone.example").read()
+            assert b"rootfs: fast:110" in tar.extractfile("./etc/vzdump/pct.conf").read()
+    assert last["disks"][0]["bytes_stored"] < last["disks"][0]["size"] * 0.7, (
+        "what did not change is there already"
+    )
+
+
 def test_points_as_json(document):
     points = document("points")["points"]
-    assert len(points) == 10
+    assert len(points) == 18
     assert points == sorted(points, key=lambda point: point["time"], reverse=True)
     assert {"archive", "uuid", "time", "mode", "reason", "freeze_ms", "bytes_stored", "disks"} <= points[
         0
@@ -118,15 +153,15 @@ def test_a_dry_run_of_a_restore_writes_nothing(vmconsole, tmp_path):
 
 
 def test_a_host_that_is_gone_is_exit_code_20(document):
-    host = document("inventory", "--refresh", code=20)["hosts"][0]
-    assert host["reachable"] is False
-    assert host["error"]
+    for host in document("inventory", "--refresh", code=20)["hosts"]:
+        assert host["reachable"] is False
+        assert host["error"]
     assert document("backup", "web-01", code=20)["error"] == "HostUnreachable"
 
 
 def test_repo_commands(document):
     info = document("repo", "info")["repositories"][0]
-    assert info["archives"] == 10
+    assert info["archives"] == 18
     assert info["encryption"] == "repokey-blake2"
     assert [repository["name"] for repository in document("repo", "list")["repositories"]] == ["backup"]
 

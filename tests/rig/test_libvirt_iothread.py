@@ -25,8 +25,8 @@ from vmconsole.errors import Cancelled, HostError, OutOfSpace
 from vmconsole.hypervisors.libvirt import overlay, push
 from vmconsole.hypervisors.libvirt.clean import clean_export
 from vmconsole.hypervisors.libvirt.host import METHODS
-from vmconsole.hypervisors.libvirt.qemunbd import Image, serve, write_options
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
+from vmconsole.hypervisors.served.qemunbd import Image, serve, write_options
 from vmconsole.interfaces import Export, ExportPlan
 from vmconsole.model.extent import Content
 from vmconsole.model.point import Consistency, Mode

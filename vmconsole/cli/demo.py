@@ -1,8 +1,9 @@
-"""A small shop that ships in the package: its host is served over SSH on this
-machine, its guests are backed up for two nights into a Borg repository of its
-own. Needs no root and no QEMU.
+"""A small shop that ships in the package: its hosts, a KVM host and a Proxmox
+cluster of two nodes, are served over SSH on this machine, their guests are
+backed up for two nights into a Borg repository of its own. Needs no root and
+no QEMU.
 
-On a terminal the host stays up afterwards, to be tried from another one, until
+On a terminal the hosts stay up afterwards, to be tried from another one, until
 Enter or Ctrl-C. The demo removes nothing: delete the folder when you have seen
 enough.
 """
@@ -39,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
     folder = _folder(args.dir)
-    output.note(f"A small shop in {folder}: one host, backed up for {NIGHTS} nights.")
+    output.note(f"A small shop in {folder}: a KVM host and a Proxmox cluster, {NIGHTS} nights.")
     with ExitStack() as stack:
         with output.busy("Opening the shop …"):
             shop = stack.enter_context(services.demo(folder))
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
             if code := _night(night, shop, inside, output):
                 return code
         points = [point for _, point in all_points(inside, output)]
-        with output.busy("Comparing with what the host had at each cut …"):
+        with output.busy("Comparing with what the hosts had at each cut …"):
             report = shop.report(points)
         (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         output.document(report)
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
             _stay(output)
             return EXIT_DONE
     output.line()
-    output.line("The demo's host is gone again: points, restore --to, repo and runs work; backup does not.")
+    output.line("The demo's hosts are gone again: points, restore --to, repo and runs work; backup does not.")
     return EXIT_DONE
 
 
@@ -138,7 +139,7 @@ def _programs() -> Path | None:
 
 
 def _stay(output: Output) -> None:
-    """Keep the host up: a newcomer wants to try inventory and backup as well."""
+    """Keep the hosts up: a newcomer wants to try inventory and backup as well."""
     output.line("And, while this demo stays open, from another terminal:")
     output.line("  vmconsole inventory")
     output.line("  vmconsole backup --all")

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from vmconsole.model.export import ExportPlan
-from vmconsole.model.guest import Guest, HostInventory
+from vmconsole.model.guest import Guest, HostInventory, HostLoad
 from vmconsole.model.host_key import HostKey
 from vmconsole.model.point import DiskPoint, RestorePoint, disk_json, iso
 from vmconsole.model.run import Run
@@ -28,7 +28,30 @@ def inventory_document(
                 "reachable": host.reachable,
                 "error": host.error or None,
                 "seen": iso(seen_at[host.name]) if host.name in seen_at else None,
-                "load": {"cpu": host.load.cpu, "io": host.load.io, "memory": host.load.memory},
+                "load": load_document(host.load),
+                "warnings": list(host.warnings),
+                "nodes": [
+                    {
+                        "name": node.name,
+                        "online": node.online,
+                        "address": node.address or None,
+                        "version": node.version or None,
+                        "load": load_document(node.load),
+                    }
+                    for node in host.nodes
+                ],
+                "storages": [
+                    {
+                        "name": storage.name,
+                        "node": storage.node or None,
+                        "type": storage.type,
+                        "available": storage.available,
+                        "content": list(storage.content),
+                        "size": storage.size,
+                        "used": storage.used,
+                    }
+                    for storage in host.storages
+                ],
                 "guests": [
                     guest_document(guest, groups.get(guest.uuid, ()), last_points.get(guest.uuid))
                     for guest in host.guests
@@ -37,6 +60,10 @@ def inventory_document(
             for host in seen
         ]
     }
+
+
+def load_document(load: HostLoad) -> dict[str, float | None]:
+    return {"cpu": load.cpu, "io": load.io, "memory": load.memory}
 
 
 def guest_document(guest: Guest, groups: Sequence[str], last: RestorePoint | None) -> dict[str, Any]:
@@ -50,6 +77,11 @@ def guest_document(guest: Guest, groups: Sequence[str], last: RestorePoint | Non
         "agent": guest.agent,
         "tags": list(guest.tags),
         "pool": guest.pool or None,
+        "node": guest.node or None,
+        "template": guest.template,
+        "ha": guest.ha or None,
+        "lock": guest.lock or None,
+        "in_host_jobs": guest.in_host_jobs,
         "groups": list(groups),
         "last_point": iso(last.time) if last else None,
         "warnings": list(guest.warnings),

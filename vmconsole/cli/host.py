@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from vmconsole.cli import changing, findings
 from vmconsole.cli.documents import key_document
@@ -19,7 +20,15 @@ from vmconsole.cli.parallel import together
 from vmconsole.cli.selection import listed
 from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
-from vmconsole.errors import EXIT_DONE, Cancelled, ConfigError, HostKeyChanged, UsageError, VmconsoleError
+from vmconsole.errors import (
+    EXIT_DONE,
+    EXIT_WARNINGS,
+    Cancelled,
+    ConfigError,
+    HostKeyChanged,
+    UsageError,
+    VmconsoleError,
+)
 from vmconsole.interfaces import HostKey
 from vmconsole.model.group import Selector
 
@@ -31,18 +40,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = verbs.add_parser("add", help="add a host to the configuration")
     add.add_argument("name", metavar="NAME", help="short name, as in kvm1")
     add.add_argument("address", metavar="ADDRESS", help="user@host[:port], or a name from ssh_config")
-    add.add_argument("--kind", choices=("libvirt",), default="libvirt", help="the only one so far")
+    add.add_argument(
+        "--kind", choices=("libvirt", "proxmox"), default="libvirt", help="what runs the guests there"
+    )
     add.add_argument(
         "--identity-file", action="append", default=[], metavar="FILE", help="private key to log in with"
     )
     add.add_argument(
-        "--scratch", metavar="DIR", help="folder on the host for copy-on-write space during a backup"
+        "--scratch", metavar="DIR", help="libvirt: folder on the host for copy-on-write space during a backup"
+    )
+    add.add_argument(
+        "--fleecing", metavar="STORAGE|DIR", help="proxmox: storage or folder for the same purpose"
     )
     verbs.add_parser("list", help="list hosts")
     check = verbs.add_parser("check", help="what is missing for backups")
     check.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     trust = verbs.add_parser("trust", help="show the host's key and trust it")
-    trust.add_argument("name", metavar="NAME")
+    trust.add_argument("name", metavar="NAME", help="a host, with all its nodes, or HOST/NODE")
     trust.add_argument(
         "--fingerprint", metavar="SHA256:…", help="trust only a key with this fingerprint, without asking"
     )
@@ -64,6 +78,8 @@ def _add(args: argparse.Namespace, services: Services, output: Output) -> int:
         values["identity_files"] = [str(Path(file).expanduser().absolute()) for file in args.identity_file]
     if args.scratch:
         values["scratch"] = args.scratch
+    if args.fleecing:
+        values["fleecing"] = args.fleecing
     changing.add(services, "hosts", args.name, values)
     output.document({"host": {"name": args.name, **values}, "config": str(services.config_path)})
     output.line(f"✓ Host {args.name} was added to {services.config_path}.")
@@ -104,34 +120,78 @@ def _check(args: argparse.Namespace, services: Services, output: Output) -> int:
 
 
 def _trust(args: argparse.Namespace, services: Services, output: Output) -> int:
-    services.config.host(args.name)
-    with output.busy(f"Asking {args.name} for its key …"):
-        key = services.scan_host_key(args.name)
+    """The host's key, and then those of a cluster's other nodes: guests are read on the node they are on."""
+    host, _, node = args.name.partition("/")
+    services.config.host(host)
+    document = _trust_one(args.name, args, services, output)
+    others, problem = ((), None) if node else _other_nodes(host, services, output)
+    left = []
+    nodes = []
+    for other in others:
+        if args.fingerprint:
+            # What was given is the fingerprint of one key, not of all.
+            key = _scan(other, services, output)
+            trusted = key.trusted == key.fingerprint
+            nodes.append(key_document(key, trusted=trusted))
+            left += [] if trusted else [key]
+        else:
+            nodes.append(_trust_one(other, args, services, output))
+    output.document(document | ({"nodes": nodes} if others else {}))
+    for key in left:
+        output.note(
+            f"! {key.host} ({key.address}) is not trusted yet: {key.type} {key.fingerprint}", "yellow"
+        )
+        output.remedy(
+            f"Compare it there, then: vmconsole host trust {key.host} --fingerprint {key.fingerprint}"
+        )
+    if problem is not None:
+        output.line(f"! Its other nodes are not known yet: {problem.message}")
+        output.remedy(problem.hint or f"Then again: vmconsole host trust {host}")
+    output.hint(f"Next: vmconsole host check {host}")
+    return EXIT_WARNINGS if left or problem else EXIT_DONE
+
+
+def _other_nodes(
+    host: str, services: Services, output: Output
+) -> tuple[Sequence[str], VmconsoleError | None]:
+    """Names of nodes, or why the host does not tell them; its own key is trusted all the same."""
+    try:
+        with output.busy(f"Asking {host} for its nodes …"):
+            return services.host_nodes(host), None
+    except VmconsoleError as error:
+        return (), error
+
+
+def _scan(name: str, services: Services, output: Output) -> HostKey:
+    with output.busy(f"Asking {name} for its key …"):
+        return services.scan_host_key(name)
+
+
+def _trust_one(name: str, args: argparse.Namespace, services: Services, output: Output) -> dict[str, Any]:
+    """Look at one key and trust it; returns its document. Raises unless it is the expected one."""
+    key = _scan(name, services, output)
     if key.trusted == key.fingerprint:
-        output.document(key_document(key, trusted=True))
-        output.line(f"✓ {args.name}: the {key.type} key {key.fingerprint} is trusted already.")
-        return EXIT_DONE
+        output.line(f"✓ {name}: the {key.type} key {key.fingerprint} is trusted already.")
+        return key_document(key, trusted=True)
     _show_key(key, output)
     if key.trusted and not args.replace:
         raise HostKeyChanged(
-            f"The key of {args.name} is not the one that was trusted; it stays refused.",
+            f"The key of {name} is not the one that was trusted; it stays refused.",
             hint=f"Compare it on the host's own console: {_compare(key)}\n"
-            f"If it is right: vmconsole host trust {args.name} --replace",
-            subject=args.name,
+            f"If it is right: vmconsole host trust {name} --replace",
+            subject=name,
         )
     _confirm(args, key, output)
     try:
         services.trust_host_key(key, replace=args.replace)
     except OSError as error:
         raise VmconsoleError(
-            f"The key of {args.name} cannot be stored: {error.strerror}.",
+            f"The key of {name} cannot be stored: {error.strerror}.",
             hint="Look at owner, mode and space of the folder that known_hosts is in.",
-            subject=args.name,
+            subject=name,
         ) from error
-    output.document(key_document(key, trusted=True))
-    output.line(f"✓ {args.name}: trusted.")
-    output.hint(f"Next: vmconsole host check {args.name}")
-    return EXIT_DONE
+    output.line(f"✓ {name}: trusted.")
+    return key_document(key, trusted=True)
 
 
 def _show_key(key: HostKey, output: Output) -> None:
@@ -148,10 +208,10 @@ def _confirm(args: argparse.Namespace, key: HostKey, output: Output) -> None:
     if args.fingerprint:
         if args.fingerprint.removeprefix("SHA256:") != key.fingerprint.removeprefix("SHA256:"):
             raise UsageError(
-                f"The key of {args.name} has the fingerprint {key.fingerprint}, not {args.fingerprint}.",
+                f"The key of {key.host} has the fingerprint {key.fingerprint}, not {args.fingerprint}.",
                 hint="Nothing was trusted. Somebody may sit in between, or the fingerprint is that of "
                 f"another key of the host: {_compare(key)}",
-                subject=args.name,
+                subject=key.host,
             )
         return
     if not output.can_ask:
@@ -159,13 +219,13 @@ def _confirm(args: argparse.Namespace, key: HostKey, output: Output) -> None:
         raise UsageError(
             "Nothing was trusted: there is no terminal to ask on.",
             hint="Compare the fingerprint, then: "
-            f"vmconsole host trust {args.name}{replace} --fingerprint {key.fingerprint}",
-            subject=args.name,
+            f"vmconsole host trust {key.host}{replace} --fingerprint {key.fingerprint}",
+            subject=key.host,
         )
     output.note("Compare it on the host's own console:")
     output.note(f"  {_compare(key)}")
     if not output.ask("Is it the same?"):
-        raise Cancelled("Nothing was trusted.", subject=args.name)
+        raise Cancelled("Nothing was trusted.", subject=key.host)
 
 
 def _compare(key: HostKey) -> str:

@@ -10,6 +10,7 @@ import argparse
 import os
 import secrets
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from vmconsole.cli import changing
@@ -26,6 +27,9 @@ _GROUP = "all"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repository", metavar="LOCATION", help="a folder, or ssh://user@host:port/path")
     parser.add_argument("--host", metavar="NAME=ADDRESS", help="the first host, as in kvm1=root@kvm1.example")
+    parser.add_argument(
+        "--kind", choices=("libvirt", "proxmox"), default="libvirt", help="what runs the guests there"
+    )
 
 
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
@@ -42,7 +46,8 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
     name, address = _host(host)
     passphrase = services.config_path.parent / "passphrase"
     fresh = _new_passphrase(passphrase)
-    made = _write(services, output, full_location(location), passphrase, name, address)
+    first = {name: {"kind": args.kind, "address": address}} if name else {}
+    made = _write(services, output, full_location(location), passphrase, first)
     output.document(
         {
             "config": str(services.config_path),
@@ -84,7 +89,11 @@ def _host(text: str) -> tuple[str, str]:
 
 
 def _write(
-    services: Services, output: Output, location: str, passphrase: Path, host: str, address: str
+    services: Services,
+    output: Output,
+    location: str,
+    passphrase: Path,
+    hosts: Mapping[str, dict[str, object]],
 ) -> str:
     """The configuration, then the repository; a failure leaves neither. Returns the repository's id."""
     undo: list[tuple[str, str]] = []
@@ -95,8 +104,8 @@ def _write(
 
     try:
         add("repositories", _REPOSITORY, {"location": location, "passphrase": {"file": passphrase.name}})
-        if host:
-            add("hosts", host, {"kind": "libvirt", "address": address})
+        for name, values in hosts.items():
+            add("hosts", name, values)
             if _GROUP not in services.config.file.groups:
                 add("groups", _GROUP, {"hosts": ["*"]})
         return open_or_make(_REPOSITORY, services, output, existing=False)

@@ -11,7 +11,7 @@ from datetime import datetime
 from vmconsole.cli.documents import inventory_document
 from vmconsole.cli.format import age, size
 from vmconsole.cli.output import Cell, Output
-from vmconsole.cli.selection import look
+from vmconsole.cli.selection import listed, look
 from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, HostUnreachable
@@ -99,15 +99,21 @@ def _show(
         for name, value in (("cpu", host.load.cpu), ("io", host.load.io), ("memory", host.load.memory))
         if value is not None
     ]
+    if len(host.nodes) > 1:
+        down = [node.name for node in host.nodes if not node.online]
+        facts.append(f"{len(host.nodes)} nodes" + (f" ({listed(down)} offline)" if down else ""))
     if when is not None:
         facts.append(f"seen {age(services.clock.now() - when)}")
     output.line(f"{host.name} ({host.kind.value}) {', '.join(facts)}".rstrip(), style="bold")
+    for warning in host.warnings:
+        output.note(f"  ! {warning}", "yellow")
     if not host.guests:
         output.note("  It has no guests that the login user can see.")
         return
     columns = (
         Column("protected"),
         Column("guest", least=16),
+        *([Column("node", drop=6)] if len(host.nodes) > 1 else []),
         Column("state", drop=1),
         Column("agent", drop=4),
         Column("group", least=8, drop=3),
@@ -117,15 +123,21 @@ def _show(
     )
     output.table(
         columns,
-        [_row(guest, groups.get(guest.uuid, []), last.get(guest.uuid), services) for guest in host.guests],
+        [
+            _row(guest, host, groups.get(guest.uuid, []), last.get(guest.uuid), services)
+            for guest in host.guests
+        ],
     )
 
 
-def _row(guest: Guest, groups: list[str], last: RestorePoint | None, services: Services) -> tuple[Cell, ...]:
+def _row(
+    guest: Guest, host: HostInventory, groups: list[str], last: RestorePoint | None, services: Services
+) -> tuple[Cell, ...]:
     return (
         "✓ yes" if groups else "! no",
         guest.name,
-        guest.state.value,
+        *([guest.node] if len(host.nodes) > 1 else []),
+        "template" if guest.template else guest.state.value,
         "yes" if guest.agent else "no",
         ", ".join(groups) or "–",
         age(services.clock.now() - last.time) if last else "– never",

@@ -72,7 +72,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def build_parser() -> Parser:
     parser = Parser(
         prog="vmconsole",
-        description="Back up the virtual machines of KVM/libvirt hosts over SSH into Borg.",
+        description="Back up the guests of Proxmox VE and KVM/libvirt hosts over SSH into Borg.",
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"vmconsole {__version__}")

@@ -21,9 +21,9 @@ from vmconsole.cli.services import Services
 from vmconsole.errors import EXIT_DONE, Cancelled, GuestExists, RepositoryLocked, RestoreFailed, UsageError
 from vmconsole.events import Waiting
 from vmconsole.interfaces import Context, GuestRestore, Repository, RepositoryReader
-from vmconsole.model.point import DiskPoint, RestorePoint
+from vmconsole.model.point import TAR, DiskPoint, RestorePoint
 from vmconsole.runs.names import find_point
-from vmconsole.runs.restore import choose_disks, file_destinations, restore_files, restore_guest
+from vmconsole.runs.restore import choose_disks, file_destinations, file_name, restore_files, restore_guest
 
 HELP = "restore disks to files, or a guest to a host"
 
@@ -43,7 +43,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("raw",), default="raw", help="file format")
     parser.add_argument("--as", dest="new_name", metavar="NAME", help="the new guest's name")
     parser.add_argument(
-        "--storage", default="", metavar="POOL|DIR", help="storage pool or folder on the host"
+        "--storage",
+        default="",
+        metavar="POOL|DIR",
+        help="storage pool or folder on the host; on Proxmox also NODE/STORAGE",
     )
     parser.add_argument("--start", action="store_true", help="start the new guest")
     parser.add_argument("--yes", "-y", action="store_true", help="go on without asking when notes are shown")
@@ -87,7 +90,7 @@ def _to_files(
         files = [{"disk": disk.id, "path": str(place), "size": disk.size} for disk, place in places]
         output.document({"archive": point.archive, "files": files})
         for disk, place in places:
-            output.line(f"{disk.id} → {place}, {size(disk.size)} (sparse)")
+            output.line(f"{disk.id} → {place}, {size(disk.size)}{'' if disk.format == TAR else ' (sparse)'}")
         output.note("Nothing was written.")
         return EXIT_DONE
 
@@ -102,7 +105,7 @@ def _to_files(
 def _places(point: RestorePoint, disks: Sequence[DiskPoint], to: str) -> list[tuple[DiskPoint, Path]]:
     folder = Path(to)
     if to.endswith("/") and not folder.exists():
-        return [(disk, folder / f"{disk.id}.raw") for disk in disks]
+        return [(disk, folder / file_name(disk)) for disk in disks]
     return file_destinations(point, disks, folder)
 
 

@@ -68,9 +68,18 @@ class Services(Protocol):
 
     def new_file(self, path: Path, size: int) -> FileTarget: ...
 
-    def scan_host_key(self, host: str) -> HostKey: ...
+    def scan_host_key(self, host: str) -> HostKey:
+        """host: a name, or `HOST/NODE`. Raises HostUnreachable."""
+        ...
 
     def trust_host_key(self, key: HostKey, *, replace: bool) -> None: ...
+
+    def host_nodes(self, host: str) -> Sequence[str]:
+        """The other nodes of a cluster that are up, as `HOST/NODE`; none of a host that is one machine.
+
+        Asks the host, whose key must be trusted. Raises HostError.
+        """
+        ...
 
     def checks(self) -> Sequence[Check]:
         """What this machine lacks."""

@@ -256,3 +256,26 @@ def _keep_owner_and_mode(path: Path, descriptor: int) -> None:
         except PermissionError:
             return
     os.fchmod(descriptor, 0o600 | (stat.S_IMODE(old.st_mode) & 0o040))
+
+
+class ConfigChanger:
+    """One change at a time, checked and written at once. changed: called after each."""
+
+    def __init__(self, path: Path, changed: Callable[[], None]) -> None:
+        self._path = path
+        self._changed = changed
+
+    def add(self, section: str, name: str, values: Mapping[str, Any]) -> None:
+        editor = self._open(start="# vmconsole: see `vmconsole --help` and the README\n")
+        editor.add(section, name, values)
+        editor.save()
+        self._changed()
+
+    def remove(self, section: str, name: str) -> None:
+        editor = self._open()
+        editor.remove(section, name)
+        editor.save()
+        self._changed()
+
+    def _open(self, start: str = "") -> ConfigEditor:
+        return ConfigEditor.open(self._path, start=start)

@@ -8,13 +8,8 @@ from collections.abc import Iterator, Mapping
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from vmconsole.config.schema import (
-    DefaultsConfig,
-    FileConfig,
-    GroupConfig,
-    HostConfig,
-    RepositoryConfig,
-)
+from vmconsole.config.host_schema import PROXMOX_ONLY, HostConfig
+from vmconsole.config.schema import DefaultsConfig, FileConfig, GroupConfig, RepositoryConfig
 from vmconsole.config.units import write_duration, write_size
 
 _HEAD = """\
@@ -36,6 +31,7 @@ _EXAMPLES: Mapping[str, str] = {
     "identity_files": '["~/.ssh/id_ed25519"]',
     "known_hosts": '"known_hosts"',
     "ssh_config": '"~/.ssh/config"',
+    "networks": '{ "vmbr0" = "default", "vmbr0.20" = "br20" }',
     "location": '"/srv/backup/vms"',
     "rsh": '"ssh -i /root/.ssh/borg"',
     "remote_path": '"/usr/local/bin/borg"',
@@ -45,6 +41,12 @@ _EXAMPLES: Mapping[str, str] = {
     "hosts": '["kvm1"]',
     "exclude": '["*-scratch"]',
     "exclude_disks": '{ "db" = ["vdb"] }',
+    "nodes": '{ pve2 = "root@10.0.0.2" }',
+    "fleecing": '"local-lvm"',
+    "api": '"https://pve1.example:8006"',
+    "api_token": '{ id = "backup@pve!vmconsole", file = "token" }',
+    "api_fingerprint": '"6a09e667bb67ae853c6ef372a54ff53a510e527f9b05688c1f83d9ab5be0cd19"',
+    "api_ca": '"pve-root-ca.pem"',
 }
 _SHOWN = frozenset({"kind", "address", "location", "passphrase", "guests"})
 
@@ -58,7 +60,10 @@ def sample() -> str:
         ("groups.daily", GroupConfig),
     )
     parts = [_HEAD, "\n".join(_field("state_dir", FileConfig.model_fields["state_dir"]))]
-    parts += ["\n".join([f"[{title}]", *_fields(model)]) for title, model in sections]
+    for title, model in sections:
+        parts.append("\n".join([f"[{title}]", *_fields(model)]))
+        if model is HostConfig:
+            parts.append(_proxmox())
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
@@ -70,7 +75,16 @@ def explain(model: type[BaseModel], field: str) -> str:
 
 def _fields(model: type[BaseModel]) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        yield from _field(name, field)
+        if model is not HostConfig or name not in PROXMOX_ONLY:
+            yield from _field(name, field)
+
+
+def _proxmox() -> str:
+    """A second host, as a comment altogether; what it shares with the first is not said again."""
+    lines = ["# [hosts.pve]", '# kind = "proxmox"', '# address = "root@pve1.example"']
+    for name in PROXMOX_ONLY:
+        lines += _field(name, HostConfig.model_fields[name])
+    return "\n".join(lines)
 
 
 def _field(name: str, field: FieldInfo) -> Iterator[str]:

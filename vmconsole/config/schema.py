@@ -1,33 +1,28 @@
 """What may stand in the configuration file. The string under a field is its documentation; the
-commented sample is made from these (sample.py).
-
-Validation needs `context={"folder": Path}`: relative paths start from the configuration's folder.
-Sizes come out in bytes, durations in seconds.
+commented sample is made from these (sample.py). Validation is as values.py says.
 """
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from vmconsole.config.host_schema import HostConfig
+from vmconsole.config.secret_schema import SecretConfig
+from vmconsole.config.values import (
+    RULES,
+    Duration,
+    LocalPath,
+    Location,
+    Name,
+    PositiveDuration,
+    Size,
+    Text,
+    Texts,
 )
 
-from vmconsole.config.units import parse_duration, parse_size
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_ADDRESS = re.compile(
-    r"(?:[^\s@:/\[\]-][^\s@:/\[\]]*@)?(?:\[[0-9A-Fa-f:.%a-z]+\]|[^\s@:/\[\]-][^\s@:/\[\]]*)(?::[0-9]{1,5})?"
-)
 _COMPRESSION = re.compile(
     r"(?:auto,)?(?:none|lz4|zstd(?:,(?:[1-9]|1[0-9]|2[0-2]))?|(?:zlib|lzma)(?:,[0-9])?)"
 )
@@ -35,210 +30,12 @@ MIN_CHUNK = 64 << 10
 MAX_CHUNK = 16 << 20
 
 
-def _no_controls(value: str) -> str:
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
-        raise ValueError("must not hold control characters")
-    if not value.strip():
-        raise ValueError("must not be empty")
-    return value
-
-
-def _check_name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError('a name is made of a-z, 0-9, ".", "_" and "-", and starts with a letter or digit')
-    return value
-
-
-def _expand(value: object, info: ValidationInfo) -> object:
-    """`~` and paths relative to the configuration's folder."""
-    if not isinstance(value, str):
-        return value
-    path = Path(_no_controls(value))
-    try:
-        path = path.expanduser()
-    except RuntimeError:
-        raise ValueError(f"there is no user {path.parts[0]} on this machine") from None
-    folder = (info.context or {}).get("folder")
-    return folder / path if folder else path
-
-
-def _list(value: object) -> object:
-    if isinstance(value, str):
-        raise ValueError("must be a list: put it in [ ]")
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _positive(value: float) -> float:
-    if value <= 0:
-        raise ValueError("must be more than 0")
-    return value
-
-
-def _check_location(value: object, info: ValidationInfo) -> object:
-    if not isinstance(value, str):
-        return value
-    text = _no_controls(value)
-    if "{" in text or "}" in text:
-        raise ValueError("must not hold { or }: Borg would replace what is between them")
-    if text.startswith("ssh://"):
-        if not re.fullmatch(
-            r"ssh://(?:[^@/:\s-][^@/:\s]*@)?(?:\[[0-9A-Fa-f:.]+\]|[^@/:\s-][^@/:\s]*)(?::[0-9]{1,5})?/.+",
-            text,
-        ):
-            raise ValueError("a remote repository is ssh://USER@HOST:PORT/PATH")
-        return text
-    if "://" in text:
-        raise ValueError("a repository is a local folder or ssh://USER@HOST:PORT/PATH")
-    if re.match(r"[^/]*:", text):
-        raise ValueError("a remote repository is written ssh://USER@HOST:PORT/PATH")
-    return str(_expand(text, info))
-
-
-Text = Annotated[str, AfterValidator(_no_controls)]
-Name = Annotated[str, AfterValidator(_check_name)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(_list)]
-LocalPath = Annotated[Path, BeforeValidator(_expand)]
-LocalPaths = Annotated[tuple[LocalPath, ...], BeforeValidator(_list)]
-Size = Annotated[int, BeforeValidator(parse_size)]
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-PositiveDuration = Annotated[float, BeforeValidator(parse_duration), AfterValidator(_positive)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-_RULES = ConfigDict(
-    strict=True,
-    extra="forbid",
-    frozen=True,
-    use_attribute_docstrings=True,
-    hide_input_in_errors=True,  # an input may be a passphrase in the wrong place
-)
-
-
-class HostConfig(BaseModel):
-    """A hypervisor reached over SSH."""
-
-    model_config = _RULES
-
-    kind: Literal["libvirt", "proxmox"]
-    """What runs the guests there: "libvirt" or "proxmox"."""
-    address: Text
-    """user@host, user@host:port, or a name from your ssh_config."""
-    port: Port | None = None
-    """SSH port, when neither the address nor ssh_config says it."""
-    user: Text | None = None
-    """Login user, when neither the address nor ssh_config says it."""
-    identity_files: LocalPaths = ()
-    """Private keys to log in with; empty: those of ssh_config, the agent and ~/.ssh."""
-    known_hosts: LocalPath | None = None
-    """Trusted host keys; default: vmconsole's own file, filled by `vmconsole host trust`."""
-    ssh_config: LocalPath | None = None
-    """OpenSSH client configuration to read; default: ~/.ssh/config."""
-    connect_timeout: PositiveDuration = 10.0
-    """How long to wait for the connection."""
-    command_timeout: PositiveDuration = 60.0
-    """How long one command on the host may take."""
-    uri: Text = "qemu:///system"
-    """libvirt connection URI, as seen on the host."""
-    scratch: Text = "/var/lib/libvirt/images"
-    """Folder on the host for what guests overwrite while they are read."""
-    scratch_reserve: Size = 1 << 30
-    """Space in the scratch folder that a backup never uses."""
-    export: Literal["auto", "pull", "push", "snapshot"] = "auto"
-    """How disks leave the host: "auto" (the best it can do), "pull", "push" or "snapshot"."""
-    connections: Annotated[int, Field(ge=1, le=16)] = 2
-    """Connections per disk that read at the same time."""
-
-    @field_validator("address")
-    @classmethod
-    def _check_address(cls, value: str) -> str:
-        if not _ADDRESS.fullmatch(value):
-            raise ValueError("must be user@host, user@host:port, or a name from ssh_config")
-        return value
-
-    @field_validator("scratch")
-    @classmethod
-    def _check_scratch(cls, value: str) -> str:
-        if not value.startswith("/") or ".." in value.split("/"):
-            raise ValueError("must be an absolute path on the host, without ..")
-        return value
-
-    @model_validator(mode="after")
-    def _say_things_once(self) -> HostConfig:
-        if self.port and re.search(r"[^:\[]:[0-9]+$", self.address):
-            raise ValueError("the port stands in address and in port: keep one")
-        if self.user and "@" in self.address:
-            raise ValueError("the user stands in address and in user: keep one")
-        return self
-
-
-class SecretConfig(BaseModel):
-    """Where a passphrase comes from; never the passphrase itself."""
-
-    model_config = _RULES
-
-    file: LocalPath | None = None
-    """A file that only you can read (mode 0600)."""
-    command: Texts | None = None
-    """A program and its arguments; the passphrase is what it prints."""
-    env: Text | None = None
-    """Name of an environment variable."""
-    credential: Text | None = None
-    """Name of a systemd credential (LoadCredential= or LoadCredentialEncrypted=)."""
-    keyring: Text | None = None
-    """SERVICE/USER in the desktop's keyring."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_text(cls, value: object) -> object:
-        if isinstance(value, str):
-            raise ValueError(
-                "a passphrase never stands in the configuration: write where it comes from, "
-                'such as { file = "passphrase" } or { command = ["pass", "show", "borg"] }'
-            )
-        return value
-
-    @field_validator("command")
-    @classmethod
-    def _check_command(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is not None and not value:
-            raise ValueError('must name a program, such as ["pass", "show", "borg"]')
-        return value
-
-    @field_validator("env")
-    @classmethod
-    def _check_env(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-            raise ValueError("must be the name of an environment variable")
-        return value
-
-    @field_validator("credential")
-    @classmethod
-    def _check_credential(cls, value: str | None) -> str | None:
-        if value is not None and (value in (".", "..") or "/" in value):
-            raise ValueError("must be the name of a systemd credential, without /")
-        return value
-
-    @field_validator("keyring")
-    @classmethod
-    def _check_keyring(cls, value: str | None) -> str | None:
-        if value is not None and not all(value.partition("/")):
-            raise ValueError("must be SERVICE/USER")
-        return value
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> SecretConfig:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none"
-            raise ValueError(f"give exactly one of file, command, env, credential, keyring (found {found})")
-        return self
-
-
 class RepositoryConfig(BaseModel):
     """A Borg repository."""
 
-    model_config = _RULES
+    model_config = RULES
 
-    location: Annotated[str, BeforeValidator(_check_location)]
+    location: Location
     """A local folder, or ssh://USER@HOST:PORT/PATH."""
     encryption: Literal[
         "none",
@@ -291,7 +88,7 @@ class RepositoryConfig(BaseModel):
 class GroupConfig(BaseModel):
     """Guests that are backed up together: those that guests, tags or hosts names and exclude does not."""
 
-    model_config = _RULES
+    model_config = RULES
 
     guests: Texts = ()
     """Names, host/name, or uuids; * and ? match, as in "web-*" or "kvm1/*"."""
@@ -324,7 +121,7 @@ class GroupConfig(BaseModel):
 class DefaultsConfig(BaseModel):
     """What holds where a group says nothing."""
 
-    model_config = _RULES
+    model_config = RULES
 
     repository: Text | None = None
     """Where restore points go; default: the only repository there is."""
@@ -341,7 +138,7 @@ class DefaultsConfig(BaseModel):
 class FileConfig(BaseModel):
     """The whole configuration file."""
 
-    model_config = _RULES
+    model_config = RULES
 
     state_dir: LocalPath | None = None
     """Folder for vmconsole's memory; default: /var/lib/vmconsole for root, else ~/.local/state/vmconsole."""

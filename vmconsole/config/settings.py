@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from vmconsole.config.host_schema import HostConfig
 from vmconsole.config.paths import default_state_dir
 from vmconsole.config.problems import did_you_mean
-from vmconsole.config.schema import FileConfig, GroupConfig, HostConfig, RepositoryConfig
+from vmconsole.config.schema import FileConfig, GroupConfig, RepositoryConfig
 from vmconsole.errors import ConfigError
 from vmconsole.interfaces import ExportOptions
 from vmconsole.model.group import Group, Selector

@@ -19,8 +19,8 @@ from vmconsole.demo.guests import Guest, GuestDisk
 MIB = 1024 * 1024
 FIRST_DAY = 1_793_520_000
 """2026-11-01 08:00 UTC."""
-_DAY = 86400
-_NAMESPACE = uuid.UUID("6f1c5d0e-0c7b-4e0a-9a39-5b1c1b1c7d01")
+DAY = 86400
+NAMESPACE = uuid.UUID("6f1c5d0e-0c7b-4e0a-9a39-5b1c1b1c7d01")
 _PAGE = 8192
 _WORDS = tuple(
     "order invoice customer delivery stock warehouse parcel refund coupon basket payment supplier "  # noqa: SIM905 (words read better as a sentence)
@@ -43,7 +43,7 @@ def pass_day(guests: list[Guest], night: int) -> None:
     }
     for guest in guests:
         for system in guest.file_systems.values():
-            system.time = FIRST_DAY + (night - 1) * _DAY
+            system.time = FIRST_DAY + (night - 1) * DAY
         if guest.name in changes:
             changes[guest.name](guest, night)
 
@@ -56,25 +56,25 @@ def _web(folder: Path) -> Guest:
     data = VirtualDisk(folder / "web-01-data.qcow2", 128 * MIB)
     guest = Guest(
         name="web-01",
-        uuid=_uuid("web-01"),
+        uuid=guest_uuid("web-01"),
         title="Shop front #web",
         memory=2048,
         disks=[GuestDisk("vda", root), GuestDisk("vdb", data)],
-        file_systems={"vda": _partitioned(root, "web-root"), "vdb": _whole(data, "uploads")},
+        file_systems={"vda": partitioned(root, "web-root"), "vdb": whole(data, "uploads")},
         tags=("prod",),
     )
-    dice = _dice("web-01")
+    dice = seeded("web-01")
     with guest.writes() as systems:
         system = systems["vda"]
-        _base_system(system, "web-01")
+        base_system(system, "web-01")
         for path in ("/var/www", "/var/www/shop", "/var/www/shop/pictures", "/var/log/nginx"):
             system.make_directory(path)
         for number in range(40):
-            system.write_file(f"/var/www/shop/item-{number:03}.html", _page(dice, number), owner=(33, 33))
+            system.write_file(f"/var/www/shop/item-{number:03}.html", page(dice, number), owner=(33, 33))
         for number in range(6):
             system.write_file(f"/var/www/shop/pictures/{number:02}.jpg", dice.randbytes(300_000 + number))
         system.symlink("/var/www/current", "shop")
-        system.write_file("/var/log/nginx/access.log", _log_lines(dice, 4000), mode=0o640)
+        system.write_file("/var/log/nginx/access.log", log_lines(dice, 4000), mode=0o640)
         uploads = systems["vdb"]
         uploads.make_directory("/2026")
         for number in range(4):
@@ -83,16 +83,16 @@ def _web(folder: Path) -> Guest:
 
 
 def _web_day(guest: Guest, night: int) -> None:
-    dice = _dice(f"web-01 {night}")
+    dice = seeded(f"web-01 {night}")
     if night == 2:
         guest.disks[1].disk.resize(192 * MIB)
     with guest.writes() as systems:
         system = systems["vda"]
-        system.append("/var/log/nginx/access.log", _log_lines(dice, 600))
+        system.append("/var/log/nginx/access.log", log_lines(dice, 600))
         for number in range(3):
             name = f"/var/www/shop/item-{100 * night + number}.html"
-            system.write_file(name, _page(dice, number), owner=(33, 33))
-        system.write_file("/var/www/shop/item-007.html", _page(dice, 7))
+            system.write_file(name, page(dice, number), owner=(33, 33))
+        system.write_file("/var/www/shop/item-007.html", page(dice, 7))
         if night == 2:
             system.remove("/var/www/shop/pictures/02.jpg")
             system.remove("/var/www/shop/item-011.html")
@@ -110,17 +110,17 @@ def _database(folder: Path) -> Guest:
     disk = VirtualDisk(folder / "db-01.qcow2", 96 * MIB)
     guest = Guest(
         name="db-01",
-        uuid=_uuid("db-01"),
+        uuid=guest_uuid("db-01"),
         title="Orders database",
         memory=4096,
         disks=[GuestDisk("vda", disk)],
-        file_systems={"vda": _partitioned(disk, "db-root")},
+        file_systems={"vda": partitioned(disk, "db-root")},
         tags=("prod", "database"),
     )
-    dice = _dice("db-01")
+    dice = seeded("db-01")
     with guest.writes() as systems:
         system = systems["vda"]
-        _base_system(system, "db-01")
+        base_system(system, "db-01")
         for path in ("/var/lib/postgresql", "/var/lib/postgresql/base"):
             system.make_directory(path, mode=0o700, owner=(114, 120))
         rows = b"".join(_database_page(dice, number) for number in range(640))
@@ -131,7 +131,7 @@ def _database(folder: Path) -> Guest:
 
 
 def _database_day(guest: Guest, night: int) -> None:
-    dice = _dice(f"db-01 {night}")
+    dice = seeded(f"db-01 {night}")
     with guest.writes() as systems:
         system = systems["vda"]
         for _ in range(12):
@@ -143,7 +143,7 @@ def _database_day(guest: Guest, night: int) -> None:
 
 def _database_at_work(guest: Guest, end: threading.Event) -> None:
     """Orders come in while the backup reads: pages change under it, a log grows."""
-    dice = _dice(guest.disks[0].disk.bytes_written)
+    dice = seeded(guest.disks[0].disk.bytes_written)
     while not end.wait(0.01):
         with guest.writes() as systems:
             number = dice.randrange(640)
@@ -166,14 +166,14 @@ def _archive(folder: Path) -> Guest:
     disk = VirtualDisk(folder / "files-old.qcow2", 128 * MIB)
     guest = Guest(
         name=name,
-        uuid=_uuid(name),
+        uuid=guest_uuid(name),
         title="",
         memory=512,
         disks=[GuestDisk("vda", disk)],
-        file_systems={"vda": _whole(disk, "archive")},
+        file_systems={"vda": whole(disk, "archive")},
         agent=False,
     )
-    dice = _dice(name)
+    dice = seeded(name)
     with guest.writes() as systems:
         system = systems["vda"]
         for year in (2019, 2020, 2021):
@@ -194,15 +194,15 @@ def _builder(folder: Path) -> Guest:
     disk = VirtualDisk(folder / "build-07.qcow2", 128 * MIB)
     guest = Guest(
         name="build-07",
-        uuid=_uuid("build-07"),
+        uuid=guest_uuid("build-07"),
         title="Build machine #dev",
         memory=8192,
         disks=[GuestDisk("vda", disk)],
-        file_systems={"vda": _partitioned(disk, "build-root")},
+        file_systems={"vda": partitioned(disk, "build-root")},
     )
-    dice = _dice("build-07")
+    dice = seeded("build-07")
     with guest.writes() as systems:
-        _base_system(systems["vda"], "build-07")
+        base_system(systems["vda"], "build-07")
         systems["vda"].make_directory("/srv/build")
         for number in range(3):
             systems["vda"].write_file(f"/srv/build/image-{number}.bin", dice.randbytes(MIB), mode=0o755)
@@ -214,40 +214,40 @@ def _mail(folder: Path) -> Guest:
     disk = VirtualDisk(folder / "mail-02.raw", 64 * MIB, format="raw")
     guest = Guest(
         name="mail-02",
-        uuid=_uuid("mail-02"),
+        uuid=guest_uuid("mail-02"),
         title="Mail #prod",
         memory=1024,
         disks=[GuestDisk("vda", disk, pool="images")],
-        file_systems={"vda": _whole(disk, "mail")},
+        file_systems={"vda": whole(disk, "mail")},
     )
-    dice = _dice("mail-02")
+    dice = seeded("mail-02")
     with guest.writes() as systems:
         systems["vda"].make_directory("/mail", mode=0o700, owner=(8, 8))
-        systems["vda"].write_file("/mail/inbox", _log_lines(dice, 5000), mode=0o600, owner=(8, 8))
+        systems["vda"].write_file("/mail/inbox", log_lines(dice, 5000), mode=0o600, owner=(8, 8))
     return guest
 
 
 def _mail_day(guest: Guest, night: int) -> None:
     with guest.writes() as systems:
-        systems["vda"].append("/mail/inbox", _log_lines(_dice(f"mail-02 {night}"), 400))
+        systems["vda"].append("/mail/inbox", log_lines(seeded(f"mail-02 {night}"), 400))
 
 
 # --- pieces ------------------------------------------------------------------------------------
 
 
-def _dice(seed: str | int) -> random.Random:
+def seeded(seed: str | int) -> random.Random:
     return random.Random(seed)  # noqa: S311 (the same files in every demo)
 
 
-def _uuid(name: str) -> str:
-    return str(uuid.uuid5(_NAMESPACE, name))
+def guest_uuid(name: str) -> str:
+    return str(uuid.uuid5(NAMESPACE, name))
 
 
-def _whole(disk: VirtualDisk, label: str) -> FileSystem:
+def whole(disk: VirtualDisk, label: str) -> FileSystem:
     return FileSystem(disk, disk.size, uuid=_id(label), label=label, time=FIRST_DAY)
 
 
-def _partitioned(disk: VirtualDisk, label: str) -> FileSystem:
+def partitioned(disk: VirtualDisk, label: str) -> FileSystem:
     """A GUID partition table and one partition with the file system."""
     disk.write_many(partition.table(disk.size, uuid.UUID(bytes=_id(f"{label} disk")), label))
     size = partition.partition_size(disk.size)
@@ -255,10 +255,10 @@ def _partitioned(disk: VirtualDisk, label: str) -> FileSystem:
 
 
 def _id(label: str) -> bytes:
-    return uuid.uuid5(_NAMESPACE, label).bytes
+    return uuid.uuid5(NAMESPACE, label).bytes
 
 
-def _base_system(system: FileSystem, name: str) -> None:
+def base_system(system: FileSystem, name: str) -> None:
     for path in ("/etc", "/home", "/root", "/srv", "/var", "/var/lib", "/var/log"):
         system.make_directory(path)
     system.write_file("/etc/hostname", f"{name}\n".encode())
@@ -268,12 +268,12 @@ def _base_system(system: FileSystem, name: str) -> None:
     system.symlink("/etc/localtime", "../usr/share/zoneinfo/Etc/UTC")
 
 
-def _page(dice: random.Random, number: int) -> bytes:
+def page(dice: random.Random, number: int) -> bytes:
     text = " ".join(dice.choices(_WORDS, k=800))
     return f"<!doctype html><title>Item {number}</title><p>{text}</p>\n".encode()
 
 
-def _log_lines(dice: random.Random, count: int) -> bytes:
+def log_lines(dice: random.Random, count: int) -> bytes:
     lines = (
         f"10.0.{dice.randrange(256)}.{dice.randrange(256)} {dice.choice(_WORDS)} {dice.randrange(10**9)}\n"
         for _ in range(count)

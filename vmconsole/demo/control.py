@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import shlex
 import socket
 import threading
@@ -23,13 +24,50 @@ class Answer:
     """What a program prints and how it ends.
 
     hold: for a server, which runs already: the program goes on until somebody ends it; then hold
-    is called, and the program ends.
+    is called, and the program ends. talk: for a program that reads its input or says much; it is
+    handed its ends and returns the exit status.
     """
 
     status: int = 0
     stdout: str = ""
     stderr: str = ""
     hold: Callable[[], None] | None = None
+    talk: Callable[[Talk], int] | None = None
+
+
+class Talk:
+    """The ends of a program that runs in the demo. Whoever says something may be in any thread."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self._asked = False
+        self._turn = threading.Lock()
+
+    def read(self, timeout: float | None = None) -> bytes:
+        """What came on standard input; empty at its end. Raises TimeoutError."""
+        if not self._asked:
+            self._asked = True
+            self._send(b"I", b"")
+        waiting = select.poll()
+        waiting.register(self._client, select.POLLIN)
+        if not waiting.poll(None if timeout is None else timeout * 1000):
+            raise TimeoutError
+        try:
+            header = _receive(self._client, 5)
+            return _receive(self._client, int.from_bytes(header[1:], "big")) if header[:1] == b"I" else b""
+        except (OSError, EOFError):
+            return b""
+
+    def out(self, data: bytes) -> None:
+        """Raises OSError when nobody listens any more."""
+        self._send(b"O", data)
+
+    def err(self, data: bytes) -> None:
+        self._send(b"R", data)
+
+    def _send(self, kind: bytes, data: bytes) -> None:
+        with self._turn:
+            self._client.sendall(_frame(kind, data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +142,9 @@ class Control:
             return Answer(1, stderr="error: internal error: the demo host failed\n")
 
     def _reply(self, client: socket.socket, answer: Answer) -> None:
+        if answer.talk is not None:
+            client.sendall(_frame(b"X", bytes([answer.talk(Talk(client))])))
+            return
         try:
             for kind, text in ((b"O", answer.stdout), (b"R", answer.stderr)):
                 if text:

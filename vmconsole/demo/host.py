@@ -66,6 +66,10 @@ class Host:
                     return guest
         return None
 
+    @property
+    def witnesses(self) -> Path:
+        return self.folders.witnesses
+
     def find_image(self, path: str) -> tuple[Guest, GuestDisk] | None:
         for guest in self.guests:
             for item in guest.disks:

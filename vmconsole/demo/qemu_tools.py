@@ -1,4 +1,4 @@
-"""qemu-img and qemu-nbd on the demo host, as far as backups use them. They know the guests' images only."""
+"""qemu-img and qemu-nbd on the demo's hosts, as far as backups use them. They know the guests' images only."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from vmconsole.demo.backup_job import source
 from vmconsole.demo.control import Answer, Call
 from vmconsole.demo.disk import GRANULE, Snapshot, VirtualDisk
-from vmconsole.demo.guests import Guest
-from vmconsole.demo.host import Host
+from vmconsole.demo.guests import Guest, GuestDisk
 from vmconsole.disks.nbd.server import NbdServer
 from vmconsole.errors import VmconsoleError
 
@@ -24,7 +23,20 @@ _NBD_VALUES = {
 _NBD_FLAGS = {"-r": "read-only", "-t": "persistent"}
 
 
-def qemu_img(host: Host, call: Call) -> Answer:
+class Images(Protocol):
+    """What a host has: images of guests, and a folder for copies of them."""
+
+    @property
+    def witnesses(self) -> Path: ...
+
+    def find_image(self, path: str) -> tuple[Guest, GuestDisk] | None: ...
+
+    def witness(self, guest: Guest, item: GuestDisk, asked: str, now: float) -> None:
+        """Record a disk's checksum as it is now."""
+        ...
+
+
+def qemu_img(host: Images, call: Call) -> Answer:
     """`qemu-img info --output=json` and `--version`."""
     words = list(call.argv[1:])
     if words[:1] == ["--version"]:
@@ -74,8 +86,8 @@ def _info(guest: Guest, disk: VirtualDisk, image_format: str) -> dict[str, Any]:
     return document
 
 
-def qemu_nbd(host: Host, call: Call) -> Answer:
-    """Serve one image read-only until ended."""
+def qemu_nbd(host: Images, call: Call, place: Callable[[str], Path] = Path) -> Answer:
+    """Serve one image read-only until ended. place: where a socket really is."""
     words = list(call.argv[1:])
     if words[:1] == ["--version"]:
         return Answer(stdout="qemu-nbd 10.0.2 (demo)\n")
@@ -95,20 +107,22 @@ def qemu_nbd(host: Host, call: Call) -> Answer:
         return _nbd_error(f"Bitmap '{bitmap}' is not found")
     asked = shlex.join(call.argv)
     with item.disk.lock:
-        snapshot = Snapshot(item.disk, host.folders.witnesses / f"{uuid4().hex}.scratch", bitmap)
+        snapshot = Snapshot(item.disk, host.witnesses / f"{uuid4().hex}.scratch", bitmap)
         host.witness(guest, item, asked, time.time())
     try:
-        release = _serve(snapshot, options, bitmap)
+        release = _serve(snapshot, options, bitmap, place)
     except (VmconsoleError, OSError) as error:
         snapshot.close()
         return _nbd_error(str(error))
     return Answer(hold=release)
 
 
-def _serve(snapshot: Snapshot, options: dict[str, str], bitmap: str) -> Callable[[], None]:
+def _serve(
+    snapshot: Snapshot, options: dict[str, str], bitmap: str, place: Callable[[str], Path]
+) -> Callable[[], None]:
     exports = {options.get("export-name", ""): source(snapshot, bitmap)}
     server = NbdServer(exports)
-    pid_file = Path(options["pid-file"]) if "pid-file" in options else None
+    pid_file = place(options["pid-file"]) if "pid-file" in options else None
 
     def release() -> None:
         server.close()
@@ -117,7 +131,7 @@ def _serve(snapshot: Snapshot, options: dict[str, str], bitmap: str) -> Callable
             pid_file.unlink(missing_ok=True)
 
     try:
-        server.listen_unix(options.get("socket", ""))
+        server.listen_unix(place(options.get("socket", "")))
         if pid_file is not None:
             pid_file.write_text("1\n")
     except BaseException:

@@ -1,4 +1,4 @@
-"""The small shop that ships in the package: one libvirt-like host with guests, over SSH and NBD.
+"""The small shop that ships in the package: a libvirt-like host and a Proxmox cluster with guests, over SSH and NBD.
 
 Nothing is needed but Python and the installed package; everything runs in this process, as this user, on
 loopback, inside one folder (and a short-named one for sockets, removed at the end).
@@ -24,12 +24,15 @@ from vmconsole.demo import contents, qemu_tools, virsh
 from vmconsole.demo.control import Answer, Call, Control, install
 from vmconsole.demo.guests import Guest
 from vmconsole.demo.host import Folders, Host
+from vmconsole.demo.pve import servers
+from vmconsole.demo.pve.cluster import Cluster
 from vmconsole.demo.report import build_report
 from vmconsole.demo.ssh import SshServer
 from vmconsole.errors import UsageError
-from vmconsole.model.point import RestorePoint
+from vmconsole.model.point import TAR, DiskPoint, RestorePoint
 
 HOST = "kvm1"
+CLUSTER = "pve"
 GROUP = "nightly"
 REPOSITORY = "backup"
 USER = "demo"
@@ -54,6 +57,9 @@ class Shop:
         self._stack = ExitStack()
         self._host: Host | None = None
         self._ssh: SshServer | None = None
+        self._cluster: Cluster | None = None
+        self.nodes: dict[str, SshServer] = {}
+        """The cluster's, by name."""
 
     @property
     def host(self) -> Host:
@@ -64,6 +70,11 @@ class Shop:
     def ssh(self) -> SshServer:
         assert self._ssh is not None, "the shop is not open"
         return self._ssh
+
+    @property
+    def cluster(self) -> Cluster:
+        assert self._cluster is not None, "the shop is not open"
+        return self._cluster
 
     @property
     def guests(self) -> list[Guest]:
@@ -99,26 +110,30 @@ class Shop:
     def night(self, number: int) -> None:
         """Let the day before night `number` (2, 3, …) happen in the guests."""
         contents.pass_day(self.guests, number)
+        self.cluster.night(number)
 
     def cut_sha256(self, guest: str, disk: str, *, run: str, time: datetime) -> str:
         """Hex digest of a disk at a cut, computed from a copy made at that instant.
 
-        guest: its uuid. The cut is the one that this run asked for, or, where the host cannot know the run (a
-        guest that was off), the nearest in time. Raises LookupError.
+        guest: its uuid, of a container its name. The cut is the one that this run asked for, or, where the host
+        cannot know the run (a guest that was off), the nearest in time. Raises LookupError.
         """
-        records = [item for item in self.host.cuts if (item.guest, item.disk) == (guest, disk)]
+        cuts = [*self.host.cuts, *self.cluster.cuts]
+        records = [item for item in cuts if (item.guest, item.disk) == (guest, disk)]
         asked = [item for item in records if run and run in item.asked]
         if not records:
             raise LookupError(f"disk {disk} of guest {guest} was never cut")
         nearest = min(asked or records, key=lambda item: abs(item.time - time.timestamp()))
         return nearest.sha256.result()
 
+    def sha256(self, point: RestorePoint, disk: DiskPoint) -> str:
+        """What the disk of that point was at its cut. Raises LookupError."""
+        guest = point.guest if disk.format == TAR else point.uuid
+        return self.cut_sha256(guest, disk.id, run=point.run, time=point.time)
+
     def report(self, points: Iterable[RestorePoint]) -> dict[str, Any]:
         """The document of report.json; also after stop()."""
-        return build_report(
-            points,
-            lambda point, disk: self.cut_sha256(point.uuid, disk.id, run=point.run, time=point.time),
-        )
+        return build_report(points, self.sha256)
 
     def config_text(self) -> str:
         """The configuration that backs this shop up; paths are relative to the shop's folder."""
@@ -138,12 +153,13 @@ uri = "qemu:///session"
 scratch = {json.dumps(scratch)}
 scratch_reserve = "16 MiB"
 
+{servers.config_text(CLUSTER, self.nodes)}
 [repositories.{REPOSITORY}]
 location = "repository"
 passphrase = {{ file = "passphrase" }}
 
 [groups.{GROUP}]
-hosts = ["{HOST}"]
+hosts = ["{HOST}", "{CLUSTER}"]
 """
 
     def write_config(self) -> Path:
@@ -188,7 +204,12 @@ hosts = ["{HOST}"]
         ssh = SshServer(place, env=environment, home=place / "home", sockets=short)
         stack.callback(ssh.stop)
         ssh.start()
-        self._host, self._ssh = host, ssh
+        cluster = Cluster(place / "pve", short)
+        stack.callback(cluster.close)
+        self.nodes = servers.serve(cluster, place / "pve", short, ssh.accepted_key, environment, stack)
+        with ssh.known_hosts.open("a") as known:
+            known.writelines(node.known_hosts.read_text() for node in self.nodes.values())
+        self._host, self._ssh, self._cluster = host, ssh, cluster
 
     def __enter__(self) -> Self:
         self.start()

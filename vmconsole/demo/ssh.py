@@ -41,20 +41,31 @@ class SshServer:
     """Serves 127.0.0.1. folder gets `host_key`, `client_key` (both 0600) and `known_hosts`.
 
     env: of the programs. home: their working folder. sockets: the folder whose sockets may be opened.
-    grace: seconds a program may take to end by itself once its connection is gone.
+    places: which folder stands for what the client calls by that prefix (`/run/`). key: the client's
+    key when another server made it. grace: seconds a program may take to end by itself once its
+    connection is gone.
     """
 
     def __init__(
-        self, folder: Path, *, env: Mapping[str, str], home: Path, sockets: Path, grace: float = 3.0
+        self,
+        folder: Path,
+        *,
+        env: Mapping[str, str],
+        home: Path,
+        sockets: Path,
+        places: Mapping[str, Path] | None = None,
+        key: paramiko.Ed25519Key | None = None,
+        grace: float = 3.0,
     ) -> None:
         self.grace = grace
         self.env = dict(env)
         self.home = home
         self.sockets = sockets.resolve()
+        self.places = dict(places or {})
         self.client_key = folder / "client_key"
         self.known_hosts = folder / "known_hosts"
         self._host_key = _new_key(folder / "host_key")
-        self.accepted_key = _new_key(self.client_key)
+        self.accepted_key = key or _new_key(self.client_key)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=32)
         self.port: int = self._listener.getsockname()[1]
         self.known_hosts.write_text(
@@ -82,6 +93,13 @@ class SshServer:
         if self._thread.is_alive():
             self._thread.join(_JOIN_SECONDS)
         self.drop_connections()
+
+    def place(self, wanted: str) -> Path:
+        """The socket behind what the client calls it."""
+        for prefix, folder in self.places.items():
+            if wanted.startswith(prefix):
+                return folder / wanted.removeprefix(prefix)
+        return Path(wanted)
 
     def drop_connections(self) -> None:
         """Break all connections, as a network failure would."""
@@ -199,7 +217,7 @@ class _Policy(paramiko.ServerInterface):
             return OPEN_SUCCEEDED
         if kind != _STREAMLOCAL:
             return OPEN_FAILED_UNKNOWN_CHANNEL_TYPE
-        path = Path(self._connection.wanted_socket)
+        path = self._server.place(self._connection.wanted_socket)
         if "\0" in str(path) or not path.resolve().is_relative_to(self._server.sockets):
             return OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
         try:

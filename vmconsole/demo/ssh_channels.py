@@ -109,7 +109,7 @@ class Session:
                 if listening:
                     try:
                         send(data)
-                    except OSError:
+                    except (OSError, EOFError, paramiko.SSHException):
                         listening = False
         finally:
             os.close(descriptor)
@@ -171,7 +171,7 @@ class Forward:
             self._socket.shutdown(socket.SHUT_RDWR if self._channel.closed else socket.SHUT_WR)
 
     def _outward(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             while data := self._socket.recv(_PIECE):
                 self._channel.sendall(data)
             self._channel.shutdown_write()

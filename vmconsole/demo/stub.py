@@ -1,4 +1,4 @@
-"""Stands in for virsh, qemu-img and qemu-nbd on the demo host's PATH; the demo answers.
+"""Stands in for virsh, qm, perl and others on the PATH of the demo's hosts; the demo answers.
 
 Run as a script by a bare interpreter (no site packages, no environment), so that it starts in a
 few milliseconds: built-in modules only, nothing of vmconsole. Arguments: the demo's control
@@ -6,8 +6,8 @@ socket, the tool's name, the tool's own arguments. Arguments that name an inheri
 (`/dev/fd/N`, `/dev/stdin`) are read here and sent along; control.py is the other end.
 
 Frames in both directions: one letter, four bytes of length (big-endian), content.
-To the demo: A argument · F content of the last argument · E complete. Back: O standard output ·
-R standard error · X exit status, the end.
+To the demo: A argument · F content of the last argument · E complete · I standard input, empty at
+its end. Back: O standard output · R standard error · I asks for standard input · X exit status, the end.
 """
 
 import os
@@ -47,6 +47,23 @@ def write_all(descriptor: int, content: bytes) -> None:
         content = content[os.write(descriptor, content) :]
 
 
+def forward_input(connection: Socket) -> bool:
+    """Pass standard input on until the demo has something to say; False when there is no more."""
+    from select import select  # only few programs read anything
+
+    while True:
+        ready = select([connection.fileno(), 0], [], [])[0]
+        if connection.fileno() in ready:
+            return True
+        data = os.read(0, 65536)
+        try:
+            connection.sendall(frame(b"I", data))
+        except OSError:
+            return False
+        if not data:
+            return False
+
+
 def main(control: str, arguments: list[str]) -> int:
     connection = Socket(AF_UNIX, SOCK_STREAM)
     try:
@@ -66,10 +83,19 @@ def main(control: str, arguments: list[str]) -> int:
     # A server (qemu-nbd) ends in good order on SIGTERM: the demo sees the end of the request's stream.
     for number in (SIGTERM, SIGINT):
         signal(number, lambda *_: connection.shutdown(SHUT_WR))
-    while header := receive(connection, 5):
+    wants_input = False
+    while True:
+        if wants_input and not forward_input(connection):
+            wants_input = False
+        header = receive(connection, 5)
+        if not header:
+            break
         content = receive(connection, int.from_bytes(header[1:], "big"))
         if header[:1] == b"X":
             return content[0]
+        if header[:1] == b"I":
+            wants_input = True
+            continue
         write_all(1 if header[:1] == b"O" else 2, content)
     write_all(2, b"error: Disconnected from the demo host\n")
     return 1

@@ -80,8 +80,19 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Fed:
+    """What a feed brought of one disk. bytes_dirty: as DiskExport.bytes_dirty."""
+
+    bytes_read: int
+    bytes_dirty: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class GuestRestore:
-    """A guest to be made on a host. name must be free there. storage: a pool's name or a folder."""
+    """A guest to be made on a host. name must be free there.
+
+    storage: a pool's name or a folder; on Proxmox STORAGE, or NODE/STORAGE. Empty: the host's choice.
+    """
 
     name: str
     storage: str = ""

@@ -18,6 +18,8 @@ from vmconsole.errors import RepositoryDamaged
 
 SCHEMA = 1
 GUEST_JSON = "guest.json"
+TAR = "tar"
+"""The format of a container's DiskPoint: its files as one tar, not a disk."""
 
 
 class Mode(Enum):
@@ -37,11 +39,12 @@ class Consistency(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DiskPoint:
-    """One disk inside a restore point. Sizes in bytes."""
+    """One disk inside a restore point, or all files of a container (format `tar`). Sizes in bytes."""
 
     id: str
     path: str
     size: int
+    """Of the disk, or of the tar."""
     format: str
     mode: Mode
     reason: str = ""
@@ -59,7 +62,7 @@ class DiskPoint:
     bytes_stored: int = 0
     """What the repository grew by."""
     sha256: str = ""
-    """Of the whole disk, hex, for full reads; empty otherwise."""
+    """Of the whole disk or tar, hex, for full reads; empty otherwise, and where it came out of order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Protocol
 
 
 class RunState(Enum):
@@ -46,3 +48,15 @@ class JournalEntry:
     kind: str
     payload: dict[str, str]
     created: datetime
+
+
+class Journal(Protocol):
+    """The durable cleanup journal. `acquire` returns once the entry is on disk."""
+
+    def acquire(self, host: str, kind: str, payload: Mapping[str, str]) -> int:
+        """Write down what is about to be acquired; returns the entry's id."""
+        ...
+
+    def release(self, entry: int) -> None:
+        """It is gone again."""
+        ...

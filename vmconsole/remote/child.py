@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import selectors
 import signal
@@ -11,10 +12,11 @@ import time
 from collections.abc import Sequence
 
 from vmconsole.errors import HostUnreachable
-from vmconsole.remote.command import MAX_STDERR, shown, too_much_output
+from vmconsole.remote.command import keep_errors, shown, too_much_output
 from vmconsole.remote.machine import MAX_OUTPUT, Completed
 
 _PIECE = 256 * 1024
+_PIPE = 1024 * 1024
 _KILL_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
 _DRAIN_GRACE = 2.0
@@ -42,6 +44,8 @@ class Child:
         for stream in (self._stdout, self._stderr):
             os.set_blocking(stream.fileno(), False)
             self._selector.register(stream, selectors.EVENT_READ)
+        with contextlib.suppress(OSError):  # Only faster: a user's pipes may be limited.
+            fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE)
         os.set_blocking(self._stdin.fileno(), False)
 
     @property
@@ -79,6 +83,15 @@ class Child:
             if left < 0:
                 raise TimeoutError(f"{shown(self._words)} on {self._machine} said nothing for {timeout:g} s")
             self._pump(left)
+
+    def read(self, size: int, timeout: float) -> bytes:
+        deadline = time.monotonic() + timeout
+        while not self._out and self._is_open(self._stdout):
+            left = deadline - time.monotonic()
+            if left < 0:
+                raise TimeoutError(f"{shown(self._words)} on {self._machine} said nothing for {timeout:g} s")
+            self._pump(left)
+        return self._take(min(size, len(self._out)))
 
     def close_stdin(self) -> None:
         self._stdin.close()
@@ -166,7 +179,7 @@ class Child:
             if not data:
                 self._selector.unregister(key.fileobj)
             elif key.fileobj is self._stderr:
-                self._err += data[: MAX_STDERR - len(self._err)]
+                keep_errors(self._err, data)
             else:
                 self._out += data
                 if max_output is not None and len(self._out) > max_output:

@@ -9,7 +9,7 @@ from vmconsole.errors import CommandFailed, ToolMissing
 from vmconsole.remote.machine import Completed
 
 MAX_STDERR = 1024 * 1024
-"""Bytes of standard error that are kept; the rest is read and dropped."""
+"""Bytes of standard error that are kept, the last ones: they tell how it ended. The rest is dropped."""
 
 _MAX_SHOWN = 120
 _MAX_COMPLAINT = 400
@@ -19,6 +19,13 @@ _NOT_FOUND = 127
 def printable(text: str) -> str:
     """The text with control characters shown as escapes, so that a terminal never acts on them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def keep_errors(kept: bytearray, data: bytes) -> None:
+    """Add to what is kept of standard error."""
+    kept += data
+    if len(kept) > MAX_STDERR:
+        del kept[:-MAX_STDERR]
 
 
 def shown(argv: Sequence[str]) -> str:

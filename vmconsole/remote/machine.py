@@ -46,7 +46,15 @@ class Stream(Protocol):
 
 
 class Process(Protocol):
-    """A running program. Closing it closes its standard input; it is expected to end by itself."""
+    """A running program. Closing it closes its standard input; it is expected to end by itself.
+
+    One that still runs two seconds later is ended (here), or finds its output gone (over SSH).
+    """
+
+    @property
+    def stderr(self) -> bytes:
+        """The last of its standard error that has come with what was read; at most 1 MiB."""
+        ...
 
     def write(self, data: bytes) -> None:
         """To its standard input. Raises HostUnreachable when the connection is gone."""
@@ -54,6 +62,13 @@ class Process(Protocol):
 
     def read_line(self, timeout: float) -> bytes:
         """The next line of its output with its newline; empty at the end. Raises TimeoutError."""
+        ...
+
+    def read(self, size: int, timeout: float) -> bytes:
+        """What there is of its output, at most size bytes; empty at the end. Raises TimeoutError.
+
+        The program can only be a few MiB ahead of who reads. An end is not success: ask wait().
+        """
         ...
 
     def close_stdin(self) -> None: ...

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 import paramiko
 
 from vmconsole.errors import CommandFailed
-from vmconsole.remote.command import MAX_STDERR, shown, too_much_output
+from vmconsole.remote.command import keep_errors, shown, too_much_output
 from vmconsole.remote.machine import MAX_OUTPUT, Completed
 from vmconsole.remote.ssh_link import Link, LinkLost
 from vmconsole.remote.ssh_transport import LinkChannel, at_most
 
 _PIECE = 256 * 1024
+_AHEAD = 1024 * 1024
 _DRAIN_GRACE = 2.0
 """Seconds to wait for the end of the output after the program ended: a daemon it left may hold it."""
 
@@ -75,6 +76,20 @@ class SshProcess:
                     f"{shown(self._words)} on {self._link.machine} said nothing for {timeout:g} s"
                 )
             self._pump(left, MAX_OUTPUT)
+
+    def read(self, size: int, timeout: float) -> bytes:
+        deadline = time.monotonic() + timeout
+        while not self._out:
+            if self._channel.out.at_end():
+                self._require_clean_end()
+                break
+            left = deadline - time.monotonic()
+            if left < 0:
+                raise TimeoutError(
+                    f"{shown(self._words)} on {self._link.machine} said nothing for {timeout:g} s"
+                )
+            self._pump(left, _AHEAD)
+        return self._take(min(size, len(self._out)))
 
     def read_exactly_one_line(self, timeout: float) -> bytes:
         """The first line, leaving everything after it in the channel."""
@@ -162,7 +177,7 @@ class SshProcess:
         while channel.recv_ready() and len(self._out) <= max_output:
             self._out += channel.recv(_PIECE)
         while channel.recv_stderr_ready():
-            self._err += channel.recv_stderr(_PIECE)[: MAX_STDERR - len(self._err)]
+            keep_errors(self._err, channel.recv_stderr(_PIECE))
 
     def _require_clean_end(self) -> None:
         """No status: the connection broke, or the server let the channel go without saying why."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
 from vmconsole.errors import BackupFailed, Cancelled, VmconsoleError
-from vmconsole.events import DiskProgress, GuestPlanned, PointMade, Warned, step
+from vmconsole.events import GuestPlanned, PointMade, Warned, step
 from vmconsole.interfaces import (
     ArchiveWriter,
     Context,
@@ -22,10 +22,9 @@ from vmconsole.interfaces import (
 )
 from vmconsole.model.guest import Guest
 from vmconsole.model.point import DiskPoint, Mode, RestorePoint, archive_name
+from vmconsole.runs.feed import read_feed, skipped
+from vmconsole.runs.progress import Thinned
 from vmconsole.runs.transfer import copy_disk
-
-_PROGRESS_SECONDS = 0.5
-_CHECK_SECONDS = 2.0
 
 
 def guest_points(uuid: str, points: Sequence[RestorePoint]) -> list[RestorePoint]:
@@ -78,7 +77,10 @@ def back_up(
         name = _free_name(plan, export, {point.archive for point in all_points})
         archive = writer.archive(name)
         with step(context.events, context.run, guest.name, "read"):
-            disks = _read_disks(plan, export, archive, points, context)
+            if export.feed is not None:
+                disks = read_feed(plan, export, export.feed, archive, context)
+            else:
+                disks = _read_disks(plan, export, archive, points, context)
         with step(context.events, context.run, guest.name, "release"):
             export.release()
         context.cancel.check()
@@ -144,17 +146,7 @@ def _read_disks(
     records = []
     for disk_plan in plan.disks:
         if disk_plan.mode is Mode.SKIPPED:
-            records.append(
-                DiskPoint(
-                    disk_plan.id,
-                    "",
-                    disk_plan.size,
-                    disk_plan.format,
-                    Mode.SKIPPED,
-                    disk_plan.reason,
-                    disk_plan.source,
-                )
-            )
+            records.append(skipped(disk_plan))
             continue
         disk = exported[disk_plan.id]
         records.append(_read_disk(disk, plan.guest.name, parents, export, archive, context))
@@ -176,7 +168,7 @@ def _read_disk(
     writer = archive.disk(
         path, plan.size, (parent.archive, parent_disk.path) if parent and parent_disk else None
     )
-    report = _progress(guest, plan.id, export, context)
+    report = Thinned(guest, export, context).of(plan.id)
     bytes_read, sha256 = copy_disk(disk, writer, context.cancel, report, digest=plan.mode is Mode.FULL)
     writer.close()
     return DiskPoint(
@@ -195,24 +187,6 @@ def _read_disk(
         bytes_stored=writer.bytes_stored,
         sha256=sha256,
     )
-
-
-def _progress(guest: str, disk: str, export: Export, context: Context) -> Callable[[int, int], None]:
-    """Thin progress out, and look after the host side now and then."""
-    said = -_PROGRESS_SECONDS
-    checked = context.clock.monotonic()
-
-    def report(done: int, total: int) -> None:
-        nonlocal said, checked
-        now = context.clock.monotonic()
-        if now - said >= _PROGRESS_SECONDS or done == total:
-            said = now
-            context.events(DiskProgress(context.run, guest, disk, done, total))
-        if now - checked >= _CHECK_SECONDS:
-            checked = now
-            export.check()
-
-    return report
 
 
 def _point(

@@ -16,7 +16,7 @@ from vmconsole.interfaces import (
     RepositoryReader,
 )
 from vmconsole.model.extent import Content
-from vmconsole.model.point import DiskPoint, RestorePoint
+from vmconsole.model.point import TAR, DiskPoint, RestorePoint
 
 _PIECE = 4 * 1024 * 1024
 _PROGRESS_SECONDS = 0.5
@@ -48,15 +48,20 @@ def choose_disks(point: RestorePoint, wanted: Sequence[str]) -> list[DiskPoint]:
     return [stored[name] for name in wanted] if wanted else list(stored.values())
 
 
+def file_name(disk: DiskPoint) -> str:
+    """`vda.raw`; `rootfs.tar` for a container."""
+    return f"{disk.id}.tar" if disk.format == TAR else f"{disk.id}.raw"
+
+
 def file_destinations(
     point: RestorePoint, disks: Sequence[DiskPoint], to: Path
 ) -> list[tuple[DiskPoint, Path]]:
-    """Where each disk will go: to itself for one disk, or `DISK.raw` inside the folder to.
+    """Where each disk will go: to itself for one disk, or file_name() inside the folder to.
 
     Raises UsageError when several disks cannot go into one file, RestoreFailed when a file is there.
     """
     if to.is_dir():
-        places = [(disk, to / f"{disk.id}.raw") for disk in disks]
+        places = [(disk, to / file_name(disk)) for disk in disks]
     elif len(disks) == 1:
         places = [(disks[0], to)]
     else:
@@ -80,7 +85,7 @@ def restore_files(
     create: Callable[[Path, int], FileTarget],
     context: Context,
 ) -> None:
-    """Write disks to sparse raw files. A failed or stopped restore leaves no file behind."""
+    """Write disks to sparse raw files, a container to its tar. A failed or stopped restore leaves no file behind."""
     for disk, place in places:
         began = context.clock.monotonic()
         with step(context.events, context.run, point.guest, f"restore {disk.id}"):

@@ -15,6 +15,8 @@ from vmconsole.model.guest import (
     HostInventory,
     HostKind,
     HostLoad,
+    Node,
+    Storage,
     Tracking,
 )
 
@@ -37,6 +39,9 @@ def inventory_from(text: str) -> HostInventory | None:
         known["kind"] = HostKind(known["kind"])
         known["load"] = HostLoad(**_known(HostLoad, known["load"]))
         known["guests"] = tuple(_guest(item) for item in known["guests"])
+        known["nodes"] = tuple(_node(item) for item in known.get("nodes", ()))
+        known["storages"] = tuple(_storage(item) for item in known.get("storages", ()))
+        known["warnings"] = tuple(known.get("warnings", ()))
         return HostInventory(**known)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
@@ -50,6 +55,16 @@ def _guest(document: Any) -> Guest:
     known["warnings"] = tuple(known["warnings"])
     known["disks"] = tuple(_disk(item) for item in known["disks"])
     return Guest(**known)
+
+
+def _node(document: Any) -> Node:
+    known = _known(Node, document)
+    return Node(**known | {"load": HostLoad(**_known(HostLoad, known["load"]))})
+
+
+def _storage(document: Any) -> Storage:
+    known = _known(Storage, document)
+    return Storage(**known | {"content": tuple(known["content"])})
 
 
 def _disk(document: Any) -> Disk:

@@ -17,7 +17,8 @@ _NEEDED = {
     "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils",
     "qemu-ga": "qemu-guest-agent", "busybox": "busybox-static", "cpio": "cpio", "gcc": "gcc libc6-dev",
     "modprobe": "kmod", "mkfs.ext4": "e2fsprogs", "debugfs": "e2fsprogs", "sshd": "openssh-server",
-    "unshare": "util-linux", "nsenter": "util-linux", "pgrep": "procps",
+    "unshare": "util-linux", "nsenter": "util-linux", "pgrep": "procps", "flock": "util-linux",
+    "socat": "socat", "perl": "perl",
 }  # fmt: skip
 _KERNEL = "linux-image-cloud-amd64"
 

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RECIPE = Path(__file__).parent / "initramfs"
-MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "virtio_console", "virtio_balloon", "virtio_net")
+MODULES = (
+    "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_console", "virtio_balloon", "virtio_net",
+)  # fmt: skip
 AGENT = Path("/usr/sbin/qemu-ga")
 LOADER = Path("/lib64/ld-linux-x86-64.so.2")
 _KEEP = 3

@@ -185,9 +185,9 @@ def _try_lock(path: Path) -> TextIO | None:
 
 
 def _processes_naming(folder: Path) -> Iterator[int]:
-    """Host processes of a session: `unshare … host.sh FOLDER/…`."""
+    """Host processes of a session: `unshare … host.sh FOLDER/…`, and node.sh of a cluster's."""
     done = subprocess.run(
-        ["pgrep", "-f", f"^unshare .*host\\.sh {folder}/"], capture_output=True, text=True, check=False
+        ["pgrep", "-f", f"^unshare .*(host|node)\\.sh {folder}/"], capture_output=True, text=True, check=False
     )
     yield from map(int, done.stdout.split())
 

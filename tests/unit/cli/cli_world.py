@@ -58,6 +58,7 @@ class Host:
         self.checks = [Check("libvirt", ok=True, detail="version 9.0")]
         self.error = None
         self.warnings = ()
+        self.nodes, self.storages, self.host_warnings = (), (), ()
         self.cleaned = []
         self._fake = fakes.FakeHypervisor(fakes.Diary())
 
@@ -67,7 +68,15 @@ class Host:
 
     def inventory(self):
         self._reach()
-        return HostInventory(self.name, self.kind, reachable=True, guests=tuple(self.guests))
+        return HostInventory(
+            self.name,
+            self.kind,
+            reachable=True,
+            guests=tuple(self.guests),
+            nodes=self.nodes,
+            storages=self.storages,
+            warnings=self.host_warnings,
+        )
 
     def check(self):
         self._reach()
@@ -148,10 +157,16 @@ class Shop:
     def scan_host_key(self, host):
         return replace(self._world.key, host=host)
 
+    def host_nodes(self, host):
+        if isinstance(self._world.nodes, Exception):
+            raise self._world.nodes
+        return [f"{host}/{node}" for node in self._world.nodes]
+
     def trust_host_key(self, key, *, replace):
         if self._world.disk_full:
             raise OSError(28, "No space left on device")
         self._world.trusted.append((key.fingerprint, replace))
+        self._world.trusted_hosts.append(key.host)
 
     def checks(self):
         return [Check("vmconsole", ok=True, detail="test")]
@@ -196,6 +211,7 @@ class World:
         self.repository = self.repositories["main"] = Repository("main")
         self.key = HostKey("kvm1", "root@kvm1.example", "ssh-ed25519", "SHA256:abc", "kvm1 ssh-ed25519 AAAA")
         self.trusted, self.detached = [], []
+        self.trusted_hosts, self.nodes = [], ()
         self.disk_full = False
         self.on_detach = lambda argv: "elsewhere:1:1"
         self.on_stop = lambda process: False

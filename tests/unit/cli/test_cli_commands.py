@@ -6,13 +6,14 @@ import json
 import os
 import socket
 import unicodedata
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
-from cli_world import HOSTILE, Repository, guest
+from cli_world import HOSTILE, Host, Repository, guest
 
-from vmconsole.errors import CommandFailed, HostKeyChanged, WrongPassphrase
-from vmconsole.model.guest import Check
+from vmconsole.errors import CommandFailed, HostKeyChanged, HostUnreachable, WrongPassphrase
+from vmconsole.model.guest import Check, HostKind, Node, Storage
 from vmconsole.model.run import RunState
 
 EVERY_LOOK = [
@@ -351,6 +352,21 @@ def test_restore_to_files(world):
     assert "never overwrites" in again.document["message"]
 
 
+def test_a_container_is_restored_to_its_tar(world):
+    world.call("backup", "web")
+    (point,), content = world.repository.saved, b"a tar" * 1000
+    disk = replace(point.disks[0], id="rootfs", path="container/rootfs.tar", format="tar", size=len(content))
+    world.repository.saved[0] = replace(point, disks=(disk,))
+    world.repository.disks[point.archive, disk.path] = content
+    folder = world.folder / "place"
+    said = world.call("restore", "web@latest", "--to", f"{folder}/", "--dry-run")
+    assert f"rootfs → {folder}/rootfs.tar, 4.9 KiB\n" in said.out
+    assert world.call("restore", "web@latest", "--to", f"{folder}/").code == 0
+    assert (folder / "rootfs.tar").read_bytes() == content
+    (shown,) = world.call("points", "--json").document["points"]
+    assert (shown["disks"][0]["format"], shown["size"]) == ("tar", len(content))
+
+
 def test_a_restore_to_a_folder_that_cannot_be_made(world):
     world.call("backup", "web")
     said = world.call("restore", "web@latest", "--to", "/proc/nowhere/")
@@ -414,6 +430,84 @@ def test_a_key_that_cannot_be_stored(world):
     said = world.call("host", "trust", "kvm1", "--fingerprint", "SHA256:abc")
     assert said.code == 1
     assert "cannot be stored: No space left on device" in said.err
+
+
+CLUSTER = """
+[hosts.pve]
+kind = "proxmox"
+address = "root@pve1.example"
+"""
+
+
+def test_trust_covers_the_nodes_of_a_cluster(world):
+    world.config.write_text(world.config.read_text() + CLUSTER)
+    world.nodes = ("pve2", "pve3")
+    said = world.call("host", "trust", "pve", "--fingerprint", "SHA256:abc")
+    # One fingerprint is of one key: the others are shown, never trusted by the way.
+    assert said.code == 3
+    assert world.trusted_hosts == ["pve"]
+    assert "host trust pve/pve2 --fingerprint SHA256:abc" in said.out
+    assert world.call("host", "trust", "pve/pve2", "--fingerprint", "SHA256:abc").code == 0
+    assert world.trusted_hosts == ["pve", "pve/pve2"]
+    document = world.call("host", "trust", "pve", "--fingerprint", "SHA256:abc", "--json").document
+    assert [(node["host"], node["trusted"]) for node in document["nodes"]] == [
+        ("pve/pve2", False), ("pve/pve3", False),
+    ]  # fmt: skip
+    said = world.call("host", "trust", "pve")
+    assert said.code == 2
+    assert "host trust pve --fingerprint" in said.err
+
+
+def test_nodes_that_are_trusted_already(world):
+    world.config.write_text(world.config.read_text() + CLUSTER)
+    world.nodes = ("pve2",)
+    world.key = replace(world.key, trusted="SHA256:abc")
+    said = world.call("host", "trust", "pve")
+    assert said.code == 0
+    assert "✓ pve/pve2: the ssh-ed25519 key SHA256:abc is trusted already." in said.lines
+    assert world.call("host", "trust", "nobody/pve2").code == 2
+
+
+def test_a_cluster_that_does_not_tell_its_nodes(world):
+    world.config.write_text(world.config.read_text() + CLUSTER)
+    world.nodes = HostUnreachable("root may not log in.", hint="ssh-copy-id root@pve1.example")
+    said = world.call("host", "trust", "pve", "--fingerprint", "SHA256:abc")
+    assert said.code == 3
+    assert world.trusted_hosts == ["pve"]
+    assert "! Its other nodes are not known yet: root may not log in." in said.lines
+    assert "ssh-copy-id" in said.out
+
+
+def test_a_cluster_is_added_and_shown(world):
+    said = world.call("host", "add", "pve", "root@pve1", "--kind", "proxmox", "--fleecing", "local-lvm")
+    assert said.code == 0
+    text = world.config.read_text()
+    assert 'kind = "proxmox"' in text
+    assert 'fleecing = "local-lvm"' in text
+    assert world.call("host", "add", "kvm9", "root@k", "--fleecing", "x").code == 2
+    pve = world.hosts["pve"] = Host("pve")
+    pve.kind = HostKind.PROXMOX
+    pve.guests = [replace(guest("golden", 7, host="pve"), node="pve2", template=True, lock="backup")]
+    pve.nodes = (Node("pve1", True, "10.0.0.1", "9.1"), Node("pve2", True), Node("pve3", False))
+    pve.storages = (Storage("ceph", "rbd", True, content=("images",)),)
+    pve.host_warnings = ("Node pve3 is offline.",)
+    said = world.call("inventory", "pve")
+    assert "3 nodes (pve3 offline)" in said.out
+    assert "! Node pve3 is offline." in said.err
+    assert "pve2" in said.out
+    assert "template" in said.out
+    (shown,) = world.call("inventory", "pve", "--json").document["hosts"]
+    assert [node["name"] for node in shown["nodes"]] == ["pve1", "pve2", "pve3"]
+    assert shown["nodes"][2] == {
+        "name": "pve3", "online": False, "address": None, "version": None,
+        "load": {"cpu": None, "io": None, "memory": None},
+    }  # fmt: skip
+    assert shown["storages"][0]["name"] == "ceph"
+    assert shown["warnings"] == ["Node pve3 is offline."]
+    (only,) = shown["guests"]
+    assert (only["node"], only["template"], only["lock"], only["ha"], only["in_host_jobs"]) == (
+        "pve2", True, "backup", None, None,
+    )  # fmt: skip
 
 
 def test_checks_and_their_exit_codes(world):

@@ -227,6 +227,15 @@ def test_addresses_refused(address: str) -> None:
     )
 
 
+def test_networks_of_the_other_kind_of_host() -> None:
+    host = '[hosts.kvm1]\nkind = "libvirt"\naddress = "root@kvm1"\n'
+    config = parse(HERE, f'{host}networks = {{ "vmbr0" = "default", "vmbr0.20" = "br20" }}\n'.encode())
+    assert config.host("kvm1").networks == {"vmbr0": "default", "vmbr0.20": "br20"}
+    for target in ("", "br0,tag=2", "a b", "/dev/null", "x" * 64):
+        error = refused(f'{host}networks = {{ "vmbr0" = "{target}" }}\n')
+        assert "kvm1" in error.message
+
+
 def test_port_and_user_are_said_once() -> None:
     assert "keep one" in refused('[hosts.h]\nkind = "libvirt"\naddress = "h:22"\nport = 23').message
     assert "keep one" in refused('[hosts.h]\nkind = "libvirt"\naddress = "u@h"\nuser = "v"').message
@@ -300,3 +309,97 @@ def test_any_document_loads_or_is_a_config_error(document: dict[str, object]) ->
 
     text = tomlkit.dumps(clean(document))  # type: ignore[arg-type]  # a dict stays a dict
     assert all_name_a_line(text.encode())
+
+
+# --- hosts of kind proxmox ---------------------------------------------------------------------
+
+PVE = """\
+[hosts.pve]
+kind = "proxmox"
+address = "root@pve1.example"
+nodes = { pve2 = "root@10.0.0.2", PVE-3 = "pve3" }
+fleecing = "local-lvm"
+export = "qmp"
+api = "https://pve1.example:8006"
+api_token = { id = "backup@pve!vmconsole", env = "TOKEN" }
+api_fingerprint = "SHA256:6A:09:E6:67:BB:67:AE:85:3C:6E:F3:72:A5:4F:F5:3A:51:0E:52:7F:9B:05:68:8C:1F:83:\
+D9:AB:5B:E0:CD:19"
+"""
+
+
+def test_a_cluster() -> None:
+    host = parse(HERE, PVE.encode()).host("pve")
+    assert host.nodes == {"pve2": "root@10.0.0.2", "PVE-3": "pve3"}
+    assert (host.fleecing, host.export) == ("local-lvm", "qmp")
+    assert host.api_token is not None
+    assert (host.api_token.id, host.api_token.env) == ("backup@pve!vmconsole", "TOKEN")
+    assert host.api_fingerprint == "6a09e667bb67ae853c6ef372a54ff53a510e527f9b05688c1f83d9ab5be0cd19"
+    plain = parse(HERE, b'[hosts.pve]\nkind = "proxmox"\naddress = "pve1"\n').host("pve")
+    assert (plain.nodes, plain.fleecing, plain.api, plain.export) == ({}, None, None, "auto")
+    ca = PVE.replace("api_fingerprint", "api_ca").replace("SHA256:", "")
+    assert parse(HERE, ca.encode()).host("pve").api_ca is not None
+
+
+def proxmox(line: str) -> str:
+    return f'[hosts.pve]\nkind = "proxmox"\naddress = "root@pve1"\n{line}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "words"),
+    [
+        (
+            proxmox('export = "pull"'),
+            "export",
+            'not for hosts of kind "proxmox"; those take "auto", "vzdump", "qmp"',
+        ),
+        (
+            proxmox('export = "vzdump"').replace("proxmox", "libvirt"),
+            "export",
+            'not for hosts of kind "libvirt"; those take "auto", "pull", "push", "snapshot"',
+        ),
+        (proxmox('export = "fast"'), "export", "must be 'auto'"),
+        (proxmox('scratch = "/srv"'), "scratch", 'only for hosts of kind "libvirt"'),
+        (proxmox('uri = "qemu:///system"'), "uri", "remove it"),
+        (
+            proxmox('fleecing = "x"').replace("proxmox", "libvirt"),
+            "fleecing",
+            'only for hosts of kind "proxmox"',
+        ),
+        (proxmox('nodes = { a = "b" }').replace("proxmox", "libvirt"), "nodes", "remove it"),
+        (proxmox('fleecing = "a/b"'), "fleecing", "name of a storage, or an absolute folder"),
+        (proxmox('fleecing = "/srv/../etc"'), "fleecing", "without .."),
+        (proxmox('nodes = { "a b" = "x" }'), 'nodes."a b"', "a node's name"),
+        (proxmox('nodes = { a = "x y" }'), "nodes.a", "user@host"),
+        (proxmox('nodes = ["a"]'), "nodes", "must be a table"),
+        (proxmox('api = "http://pve1:8006"'), "api", "https://HOST"),
+        (proxmox('api = "https://pve1/api2"'), "api", "https://HOST"),
+        (proxmox('api_fingerprint = "ab:cd"'), "api_fingerprint", "64 hexadecimal digits"),
+        (proxmox('api_token = "secret"'), "api_token", "never stands in the configuration"),
+        (proxmox('api_token = { id = "root", env = "T" }'), "api_token.id", "USER@REALM!NAME"),
+        (proxmox('api_token = { env = "T" }'), "api_token.id", "is missing"),
+        (proxmox('api_token = { id = "a@pve!b" }'), "api_token", "exactly one of file, command"),
+        (proxmox('api_token = { id = "a@pve!b", file = "x", env = "T" }'), "api_token", "found file and env"),
+        (proxmox('fleecng = "x"'), "fleecng", 'Did you mean "fleecing"?'),
+        (proxmox('api_token = { id = "a@pve!b", fle = "x" }'), "api_token.fle", 'Did you mean "file"?'),
+    ],
+)
+def test_mistakes_in_a_cluster_have_field_and_line(text: str, field: str, words: str) -> None:
+    error = refused(text)
+    assert f"line 4: hosts.pve.{field}: " in error.message
+    assert words in error.message
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('api = "https://pve1"', "api needs a token"),
+        ('api_token = { id = "a@pve!b", env = "T" }', 'add api = "https://HOST:8006"'),
+        (
+            f'api = "https://pve1"\napi_token = {{ id = "a@pve!b", env = "T" }}\napi_ca = "x"\n'
+            f'api_fingerprint = "{"ab" * 32}"',
+            "keep one",
+        ),
+    ],
+)
+def test_fields_that_need_each_other(line: str, words: str) -> None:
+    assert words in refused(proxmox(line)).message

@@ -5,16 +5,11 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from vmconsole.config.host_schema import LIBVIRT_ONLY, PROXMOX_ONLY, HostConfig
 from vmconsole.config.load import parse
 from vmconsole.config.sample import explain, sample
-from vmconsole.config.schema import (
-    DefaultsConfig,
-    FileConfig,
-    GroupConfig,
-    HostConfig,
-    RepositoryConfig,
-    SecretConfig,
-)
+from vmconsole.config.schema import DefaultsConfig, FileConfig, GroupConfig, RepositoryConfig
+from vmconsole.config.secret_schema import SecretConfig, TokenConfig
 
 MODELS: tuple[type[BaseModel], ...] = (
     FileConfig,
@@ -23,23 +18,34 @@ MODELS: tuple[type[BaseModel], ...] = (
     RepositoryConfig,
     GroupConfig,
     SecretConfig,
+    TokenConfig,
 )
 
 
+def everything() -> bytes:
+    """The sample with everything switched on."""
+    text = re.sub(r"(?m)^# (?=\[hosts|[a-z_]+ = )", "", sample())
+    # the sample shows a user and a port also where the address has them, and two ways to verify an API
+    return re.sub(r"(?m)^api_ca = .*\n", "", text).replace("root@kvm1.example", "kvm1.example").encode()
+
+
 def test_sample_loads_as_it_is_and_with_everything_switched_on() -> None:
-    parse(Path("/c.toml"), sample().encode())
-    everything = re.sub(r"(?m)^# (?=[a-z_]+ = )", "", sample())
-    # the sample shows a user and a port also where the address has them
-    everything = everything.replace("root@kvm1.example", "kvm1.example")
-    config = parse(Path("/c.toml"), everything.encode())
+    assert set(parse(Path("/c.toml"), sample().encode()).hosts) == {"kvm1"}
+    config = parse(Path("/c.toml"), everything())
     assert set(config.group("daily").selector.hosts) == {"kvm1"}
     assert config.host("kvm1").port == 22
+    assert config.host("pve").nodes == {"pve2": "root@10.0.0.2"}
+
+
+def test_every_field_of_a_host_is_shown() -> None:
+    for name in HostConfig.model_fields:
+        assert re.search(rf"(?m)^(?:# )?{name} = ", sample()), name
+    assert {*LIBVIRT_ONLY, *PROXMOX_ONLY} < HostConfig.model_fields.keys()
 
 
 def test_defaults_in_the_sample_are_the_defaults() -> None:
     plain = parse(Path("/c.toml"), sample().encode())
-    everything = re.sub(r"(?m)^# (?=[a-z_]+ = )", "", sample()).replace("root@kvm1.example", "kvm1.example")
-    switched = parse(Path("/c.toml"), everything.encode())
+    switched = parse(Path("/c.toml"), everything())
     examples = {
         "port",
         "user",
@@ -49,6 +55,7 @@ def test_defaults_in_the_sample_are_the_defaults() -> None:
         "ssh_config",
         "rsh",
         "remote_path",
+        "networks",
     }
     for name in HostConfig.model_fields.keys() - examples:
         assert getattr(plain.host("kvm1"), name) == getattr(switched.host("kvm1"), name), name

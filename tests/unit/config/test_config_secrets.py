@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from vmconsole.config.schema import SecretConfig
-from vmconsole.config.secrets import passphrase
+from vmconsole.config.secret_schema import SecretConfig, TokenConfig
+from vmconsole.config.secrets import passphrase, token_secret
 from vmconsole.errors import CommandFailed, ConfigError, ToolMissing
 
 
@@ -194,3 +194,23 @@ def test_sources_refused(source: dict[str, Any]) -> None:
 def test_the_keyring_is_not_imported_before_it_is_asked_for() -> None:
     code = "import sys, vmconsole.config.secrets, vmconsole.config.load; sys.exit('keyring' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_secret_of_a_token(secret_file: Path) -> None:
+    def fetch(**source: Any) -> str:
+        token = TokenConfig.model_validate({"id": "backup@pve!vmconsole", **source})
+        return token_secret(token, "pve", run=lambda argv: b"1-2-3\n\n", environ={"T": "4-5-6\n"})
+
+    assert fetch(file=str(secret_file)) == "hunter2"
+    assert fetch(command=["pass"]) == "1-2-3"
+    assert fetch(env="T") == "4-5-6"
+    secret_file.chmod(0o644)
+    with pytest.raises(ConfigError, match=r"The API token file .* of host pve has mode 0644") as caught:
+        fetch(file=str(secret_file))
+    assert caught.value.subject == "pve"
+    with pytest.raises(ConfigError, match=r"variable NONE for the API token of host pve is not set"):
+        fetch(env="NONE")
+    secret_file.write_text("")
+    secret_file.chmod(0o600)
+    with pytest.raises(ConfigError, match=r"The API token of host pve is empty \(file "):
+        fetch(file=str(secret_file))

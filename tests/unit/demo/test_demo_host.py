@@ -145,7 +145,8 @@ def test_the_configuration_is_valid(shop: Shop) -> None:
     host = config.host("kvm1")
     assert host.identity_files == (shop.ssh.client_key,)
     assert Path(host.scratch).is_dir()
-    assert config.group("nightly").selector.hosts == ("kvm1",)
+    assert config.group("nightly").selector.hosts == ("kvm1", "pve")
+    assert list(config.host("pve").nodes) == ["pve1", "pve2"]
     passphrase = shop.folder / "passphrase"
     assert passphrase.stat().st_mode & 0o777 == 0o600
     kept = passphrase.read_text()

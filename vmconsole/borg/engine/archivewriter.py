@@ -13,7 +13,9 @@ from vmconsole.borg.engine.chunks import ChunkList
 from vmconsole.borg.engine.diskwriter import EngineDiskWriter
 from vmconsole.borg.engine.itemwriter import MemberList
 from vmconsole.borg.engine.ledger import Ledger
+from vmconsole.borg.engine.parking import Parking
 from vmconsole.borg.engine.session import Session
+from vmconsole.borg.engine.streamwriter import EngineStreamWriter
 from vmconsole.errors import BackupFailed, ParentUnusable, PointNotFound
 from vmconsole.model.point import GUEST_JSON, RestorePoint
 
@@ -30,16 +32,31 @@ class EngineArchiveWriter:
         self._session = session
         self._draft: Draft | None = session.draft(name)
         self._disks: dict[str, EngineDiskWriter] = {}
+        self._streams: dict[str, EngineStreamWriter] = {}
+        self._parking = Parking(session.settings.chunk_size)
 
     def disk(self, path: str, size: int, parent: tuple[str, str] | None = None) -> EngineDiskWriter:
         """Raises BackupFailed when the parent is missing or cut into chunks of another size."""
         draft = self._current()
         _check_path(path)
-        if path in self._disks or size < 0:
+        if path in self._members() or size < 0:
             raise BackupFailed(f"{path} cannot be added to {self.name} (size {size}).")
-        made = EngineDiskWriter(self._session, draft, path, size, self._load(*parent) if parent else None)
+        chunks = self._load(*parent) if parent else None
+        made = EngineDiskWriter(self._session, draft, path, size, chunks, self._parking)
         self._disks[path] = made
         return made
+
+    def stream(self, path: str) -> EngineStreamWriter:
+        """See ArchiveWriter."""
+        draft = self._current()
+        _check_path(path)
+        if path in self._members():
+            raise BackupFailed(f"{path} would be twice in archive {self.name}.")
+        made = self._streams[path] = EngineStreamWriter(self._session, draft, path)
+        return made
+
+    def _members(self) -> Mapping[str, EngineDiskWriter | EngineStreamWriter]:
+        return {**self._streams, **self._disks}
 
     def _load(self, archive: str, path: str) -> ChunkList:
         try:
@@ -62,14 +79,14 @@ class EngineArchiveWriter:
     def commit(self, point: RestorePoint, files: Mapping[str, bytes]) -> str:
         """Raises BackupFailed when a disk is incomplete or point does not describe what was written."""
         draft = self._current()
-        for disk in self._disks.values():
-            disk.close()
+        for member in self._members().values():
+            member.close()
         self._check(point, files)
         self._session.check()
         guest_json = json.dumps(point.to_json(), indent=1, sort_keys=True).encode()
         small = {GUEST_JSON: guest_json, **dict(sorted(files.items()))}
         stored = {path: self._store(draft, data) for path, data in small.items()}
-        lists = stored | {path: disk.chunks() for path, disk in sorted(self._disks.items())}
+        lists = stored | {path: member.chunks() for path, member in sorted(self._members().items())}
 
         def write(listing: MemberList, ledger: Ledger) -> None:
             for path, chunks in lists.items():
@@ -77,6 +94,7 @@ class EngineArchiveWriter:
 
         made = self._session.commit(draft, point.time, self.name.rpartition("-")[0] + "-", write)
         self._draft = None
+        self._parking.close()
         return made
 
     def _store(self, draft: Draft, data: bytes) -> ChunkList:
@@ -89,6 +107,7 @@ class EngineArchiveWriter:
     def _check(self, point: RestorePoint, files: Mapping[str, bytes]) -> None:
         told = {disk.path: disk.size for disk in point.stored_disks}
         written = {path: disk.size for path, disk in self._disks.items()}
+        written |= {path: stream.size for path, stream in self._streams.items() if path in told}
         if told != written or point.archive != self.name:
             raise BackupFailed(
                 f"guest.json of {self.name} would not describe the archive: it tells of {point.archive} with "
@@ -97,15 +116,16 @@ class EngineArchiveWriter:
             )
         for path in files:
             _check_path(path)
-            if path == GUEST_JSON or path in self._disks:
+            if path == GUEST_JSON or path in self._members():
                 raise BackupFailed(f"{path} would be twice in archive {self.name}.")
 
     def abort(self) -> None:
         draft, self._draft = self._draft, None
         if draft is None:
             return
-        for disk in self._disks.values():
-            disk.drop()
+        for member in self._members().values():
+            member.drop()
+        self._parking.close()
         self._session.abort(draft)
 
     def _current(self) -> Draft:

@@ -21,6 +21,8 @@ _log = logging.getLogger("vmconsole.borg")
 CHECKPOINT = ".checkpoint"
 """Borg's own suffix for archives of unfinished work; `borg list` hides them, `borg prune` removes them."""
 DISKS = "disks/"
+DATA = ("container/", DISKS)
+"""Where the guest's own data is, in the order in which it is stored."""
 MAX_FILE = 64 * 1024 * 1024
 
 
@@ -154,15 +156,17 @@ def disk(access: Access, archive_name: str, path: str) -> ChunkList:
 
 
 def files(access: Access, archive_name: str) -> dict[str, bytes]:
-    """The members that are not disks: what is below `disks/`, or larger than 64 MiB, is one.
+    """The members that are not the guest's data: what is below `disks/`, or larger than 64 MiB, is.
 
     Raises PointNotFound, RepositoryDamaged.
     """
     archive = load(access, archive_name)
     found: dict[str, bytes] = {}
-    for member in members(access.fetch, archive.items, lambda path: not path.startswith(DISKS)):
+    for member in members(access.fetch, archive.items, lambda path: not path.startswith(DATA)):
         if member.path.startswith(DISKS):
             break  # Nothing but disks follows in ours, and their lists are long.
+        if member.path.startswith(DATA):
+            continue
         chunks = member.chunks or ChunkList(bytearray(), 0, 0)
         if chunks.size > MAX_FILE:
             continue

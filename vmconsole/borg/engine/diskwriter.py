@@ -9,6 +9,7 @@ from copy import copy
 from vmconsole.borg.engine.checkpoints import Draft
 from vmconsole.borg.engine.chunks import ID, ChunkList
 from vmconsole.borg.engine.codec import Buffer, is_zero
+from vmconsole.borg.engine.parking import Parking
 from vmconsole.borg.engine.partial import Overlap, Partial, Source
 from vmconsole.borg.engine.session import Session
 from vmconsole.errors import BackupFailed
@@ -23,19 +24,26 @@ class EngineDiskWriter:
     """Implements DiskWriter. Thread-safe.
 
     The chunk list grows as one array of ids. Whole chunks go straight to the workers; chunks given
-    in parts wait in memory until the last part is there, so the caller does well to give what
-    belongs together at about the same time. What a part reuses is read from the parent only when
+    in parts are parked until the last part is there, so the caller does well to give what belongs
+    together at about the same time. What a part reuses is read from the parent only when
     the chunk is complete, and only if the chunk also holds something else.
     """
 
     def __init__(
-        self, session: Session, draft: Draft, path: str, size: int, parent: ChunkList | None
+        self,
+        session: Session,
+        draft: Draft,
+        path: str,
+        size: int,
+        parent: ChunkList | None,
+        parking: Parking,
     ) -> None:
         self.path = path
         self.size = size
         self._session = session
         self._draft = draft
         self._parent = parent
+        self._parking = parking
         self._chunk = session.settings.chunk_size
         self._count = -(-size // self._chunk)
         self._ids = bytearray(self._count * ID)
@@ -208,7 +216,7 @@ class EngineDiskWriter:
         if part is None:
             if self._state[index] != _NONE:
                 raise self._twice(index)
-            part = self._parts[index] = Partial(self._length_at(index))
+            part = self._parts[index] = Partial(self._length_at(index), self._parking)
             self._state[index] = _PART
         try:
             part.add(start, end, source, data)

@@ -6,6 +6,7 @@ from bisect import bisect_left, insort
 from enum import IntEnum
 
 from vmconsole.borg.engine.codec import Buffer
+from vmconsole.borg.engine.parking import Parked, Parking
 
 
 class Source(IntEnum):
@@ -23,16 +24,17 @@ class Overlap(Exception):
 class Partial:
     """The parts of one chunk so far. Offsets count from the chunk's start.
 
-    Memory for the contents is only taken when the first data comes: a disk may have very many
-    chunks of which a clean or zero part is already known.
+    What was given is kept as it is, elsewhere, until the chunk is complete: a disk may have very many
+    chunks of which only a little is known.
     """
 
-    __slots__ = ("_buffer", "_length", "_parts")
+    __slots__ = ("_length", "_parked", "_parking", "_parts")
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, parking: Parking) -> None:
         self._length = length
+        self._parking = parking
         self._parts: list[tuple[int, int, Source]] = []
-        self._buffer: bytearray | None = None
+        self._parked: Parked | None = None
 
     def add(self, start: int, end: int, source: Source, data: Buffer = b"") -> None:
         """Raises Overlap."""
@@ -42,9 +44,9 @@ class Partial:
         insort(self._parts, (start, end, source))
         self._merge(at)
         if source is Source.DATA:
-            if self._buffer is None:
-                self._buffer = bytearray(self._length)
-            self._buffer[start:end] = data
+            if self._parked is None:
+                self._parked = Parked()
+            self._parking.add(self._parked, start, data)
 
     def _merge(self, at: int) -> None:
         """Join the part at a position with neighbours of its kind."""
@@ -73,11 +75,15 @@ class Partial:
 
     @property
     def has_data(self) -> bool:
-        return self._buffer is not None
+        return self._parked is not None
 
     def filled(self, parent: bytes) -> bytearray:
-        """The whole chunk. parent: the parent's chunk, empty when what is reused is zero."""
-        buffer = self._buffer if self._buffer is not None else bytearray(self._length)
+        """The whole chunk, once. parent: the parent's chunk, empty when what is reused is zero."""
+        if self._parked is None:
+            buffer = bytearray(self._length)
+        else:
+            given = [(start, end) for start, end, source in self._parts if source is Source.DATA]
+            buffer = self._parking.take(self._parked, self._length, given)
         if parent:
             for start, end, source in self._parts:
                 if source is Source.PARENT:

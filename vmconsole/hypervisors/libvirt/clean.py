@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from vmconsole.errors import GuestNotFound, HostError, ProtocolError
-from vmconsole.hypervisors.libvirt import guard, journal, overlay, qemunbd
+from vmconsole.hypervisors.libvirt import guard, journal, overlay
 from vmconsole.hypervisors.libvirt.virsh import Virsh
+from vmconsole.hypervisors.served import qemunbd
 from vmconsole.model.run import JournalEntry
 from vmconsole.remote.machine import Machine
 

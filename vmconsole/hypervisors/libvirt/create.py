@@ -13,9 +13,10 @@ from vmconsole.errors import CommandFailed, RestoreFailed
 from vmconsole.hypervisors.libvirt import members, names, storage, survey
 from vmconsole.hypervisors.libvirt.devicexml import NewDisk
 from vmconsole.hypervisors.libvirt.domainxml import Identity, parse_archived, rewrite, wants
+from vmconsole.hypervisors.libvirt.foreign import HYPERVISOR, ForeignTarget, translate
 from vmconsole.hypervisors.libvirt.target import Layout, LibvirtTarget, Making
 from vmconsole.hypervisors.libvirt.virsh import Virsh
-from vmconsole.interfaces import Context, GuestRestore
+from vmconsole.interfaces import Context, GuestRestore, GuestTarget
 from vmconsole.model.point import DiskPoint, RestorePoint
 
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
@@ -28,13 +29,32 @@ def create_guest(
     request: GuestRestore,
     context: Context,
     *,
+    networks: Mapping[str, str] | None = None,
     new_uuid: Callable[[], UUID] = uuid4,
     new_token: Callable[[], str] = lambda: secrets.token_hex(6),
-) -> LibvirtTarget:
+) -> GuestTarget:
     """Check everything, then make empty disks. See Hypervisor.create.
 
-    Raises GuestExists, RestoreFailed before anything was changed.
+    networks: where cards of a Proxmox guest go. Raises GuestExists, RestoreFailed before anything
+    was changed.
     """
+    if point.hypervisor != HYPERVISOR:
+        return _create(virsh, point, files, request, context, new_uuid, new_token)
+    survey.check_name(virsh, request.name)
+    foreign = translate(virsh, point, files, networks or {})
+    target = _create(virsh, foreign.point, foreign.files, request, context, new_uuid, new_token)
+    return ForeignTarget(target, foreign)
+
+
+def _create(
+    virsh: Virsh,
+    point: RestorePoint,
+    files: Mapping[str, bytes],
+    request: GuestRestore,
+    context: Context,
+    new_uuid: Callable[[], UUID],
+    new_token: Callable[[], str],
+) -> LibvirtTarget:
     document = files.get(members.DOMAIN)
     if document is None:
         raise RestoreFailed(

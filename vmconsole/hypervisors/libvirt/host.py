@@ -79,7 +79,7 @@ class LibvirtHost:
     def create(
         self, point: RestorePoint, files: Mapping[str, bytes], request: GuestRestore, context: Context
     ) -> GuestTarget:
-        return create_guest(self._virsh, point, files, request, context)
+        return create_guest(self._virsh, point, files, request, context, networks=self._settings.networks)
 
     def clean(self, entry: JournalEntry) -> str:
         if entry.kind == journal.FREEZE_KIND:

@@ -18,18 +18,13 @@ from vmconsole.events import step
 from vmconsole.hypervisors.libvirt import names
 from vmconsole.hypervisors.libvirt.facts import CheckpointFacts, DiskFacts, GuestFacts, PlanFacts, point_facts
 from vmconsole.hypervisors.libvirt.members import collect_members
-from vmconsole.hypervisors.libvirt.qemunbd import Image, NbdServers, read_options, serve
+from vmconsole.hypervisors.libvirt.readable import recorded_below, refuse_unreadable
 from vmconsole.hypervisors.libvirt.sections import MISSING, Section, collect
-from vmconsole.hypervisors.libvirt.served import (
-    DiskFacet,
-    ServedDisk,
-    bitmap_context,
-    recorded_below,
-    refuse_unreadable,
-)
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
-from vmconsole.interfaces import Context, Cut, DiskExport, ExportPlan
+from vmconsole.hypervisors.served.disk import DiskFacet, ServedDisk, bitmap_context
+from vmconsole.hypervisors.served.qemunbd import Image, NbdServers, read_options, serve
+from vmconsole.interfaces import Context, Cut, DiskExport, ExportPlan, Feed
 from vmconsole.model.point import Consistency, Mode
 
 OFF = "shut off"
@@ -54,6 +49,8 @@ part end true
 
 class OfflineExport:
     """See Export."""
+
+    feed: Feed | None = None
 
     def __init__(
         self,

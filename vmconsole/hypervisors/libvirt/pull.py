@@ -22,7 +22,7 @@ from vmconsole.hypervisors.libvirt.hold import Hold, begin
 from vmconsole.hypervisors.libvirt.members import collect_members
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
-from vmconsole.interfaces import Context, Cut, DiskPlan, ExportPlan
+from vmconsole.interfaces import Context, Cut, DiskPlan, ExportPlan, Feed
 from vmconsole.model.extent import Content, Extent
 from vmconsole.model.guest import Tracking
 from vmconsole.model.point import Mode
@@ -230,6 +230,8 @@ class PullDisk:
 
 class PullExport:
     """A guest's disks at one cut; see Export."""
+
+    feed: Feed | None = None
 
     def __init__(
         self, *, cut: Cut, disks: Sequence[PullDisk], files: Mapping[str, bytes], hold: Hold

@@ -24,11 +24,11 @@ from vmconsole.hypervisors.libvirt.gather import free_bytes
 from vmconsole.hypervisors.libvirt.hold import Hold, begin
 from vmconsole.hypervisors.libvirt.members import collect_members
 from vmconsole.hypervisors.libvirt.plan import size
-from vmconsole.hypervisors.libvirt.qemunbd import Image, NbdServers, read_options, serve
-from vmconsole.hypervisors.libvirt.served import DEPTH, DiskFacet, ServedDisk
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
-from vmconsole.interfaces import Context, Cut, DiskExport, DiskPlan, ExportPlan
+from vmconsole.hypervisors.served.disk import DEPTH, DiskFacet, ServedDisk
+from vmconsole.hypervisors.served.qemunbd import Image, NbdServers, read_options, serve
+from vmconsole.interfaces import Context, Cut, DiskExport, DiskPlan, ExportPlan, Feed
 from vmconsole.model.guest import Tracking
 from vmconsole.model.point import Mode
 
@@ -189,6 +189,8 @@ def _opened(
 
 class PushExport:
     """See Export. The copy is complete and independent: what the guest does now no longer matters."""
+
+    feed: Feed | None = None
 
     def __init__(
         self,

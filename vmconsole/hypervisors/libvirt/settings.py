@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 METHODS = ("auto", "pull", "push", "snapshot", "offline")
 
@@ -17,6 +18,7 @@ class LibvirtSettings:
     scratch_min_free: bytes that must stay free in that folder, before and during a backup.
     method: `auto` picks the safest way per guest; any other of METHODS insists on one.
     nbd_connections: how many connections read one disk at the same time.
+    networks: where network cards of guests from Proxmox go, see portable/plugs.py.
     """
 
     uri: str = "qemu:///system"
@@ -24,3 +26,4 @@ class LibvirtSettings:
     scratch_min_free: int = 1024**3
     method: str = "auto"
     nbd_connections: int = 2
+    networks: Mapping[str, str] = field(default_factory=dict)

@@ -24,18 +24,13 @@ from vmconsole.hypervisors.libvirt.facts import CheckpointFacts, DiskFacts, Plan
 from vmconsole.hypervisors.libvirt.hold import Hold, begin
 from vmconsole.hypervisors.libvirt.members import collect_members
 from vmconsole.hypervisors.libvirt.overlay import Overlay
-from vmconsole.hypervisors.libvirt.qemunbd import Image, NbdServers, read_options, serve
+from vmconsole.hypervisors.libvirt.readable import recorded_below, refuse_unreadable
 from vmconsole.hypervisors.libvirt.sections import MISSING, collect
-from vmconsole.hypervisors.libvirt.served import (
-    DiskFacet,
-    ServedDisk,
-    bitmap_context,
-    recorded_below,
-    refuse_unreadable,
-)
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
-from vmconsole.interfaces import Context, Cut, DiskExport, ExportPlan
+from vmconsole.hypervisors.served.disk import DiskFacet, ServedDisk, bitmap_context
+from vmconsole.hypervisors.served.qemunbd import Image, NbdServers, read_options, serve
+from vmconsole.interfaces import Context, Cut, DiskExport, ExportPlan, Feed
 from vmconsole.model.guest import Tracking
 from vmconsole.model.point import Mode
 
@@ -242,6 +237,8 @@ class _Merging:
 
 class SnapshotExport:
     """See Export."""
+
+    feed: Feed | None = None
 
     def __init__(
         self, *, cut: Cut, disks: Sequence[ServedDisk], files: Mapping[str, bytes], made: _Merging

@@ -9,8 +9,8 @@ cleaning up happens. The hidden names go away when the guest is defined.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -19,9 +19,10 @@ from vmconsole.disks.nbd.client import NbdClient
 from vmconsole.errors import CommandFailed, GuestExists, HostError, RestoreFailed, VmconsoleError
 from vmconsole.hypervisors.libvirt import storage
 from vmconsole.hypervisors.libvirt.devicexml import NewDisk
-from vmconsole.hypervisors.libvirt.qemunbd import Image, NbdServers, serve, sweep, write_options
 from vmconsole.hypervisors.libvirt.virsh import Virsh
-from vmconsole.interfaces import Cancel, Context, DiskTarget, GuestRestore
+from vmconsole.hypervisors.served.filled import NbdDiskTarget
+from vmconsole.hypervisors.served.qemunbd import Image, NbdServers, serve, sweep, write_options
+from vmconsole.interfaces import Context, DiskTarget, GuestRestore
 from vmconsole.model.point import DiskPoint
 
 JOURNAL_KIND = "libvirt-create"
@@ -37,6 +38,7 @@ made() { # HIDDEN FINAL: never over something that is there
 case $1 in
 disk) made "$2" "$3"; qemu-img create -q -f "$4" $5 -- "$3" "$6" ;;
 file) made "$2" "$3"; cat >"$3" ;;
+fill) [ "$2" -ef "$3" ]; cat >"$3" ;;
 esac
 """
 
@@ -189,6 +191,10 @@ class LibvirtTarget:
             target.wipe(disk.size)
         return target
 
+    def fill_nvram(self, data: bytes) -> None:
+        """The firmware variables, when they come as late as the disks do."""
+        self._script(_MAKE, ["fill", *self._layout.making.files[-1]], stdin=data)
+
     def finish(self) -> None:
         """Define the guest; start it when asked to.
 
@@ -272,48 +278,6 @@ class LibvirtTarget:
         if self._entry is not None:
             self._context.journal.release(self._entry)
             self._entry = None
-
-
-class NbdDiskTarget:
-    """See DiskTarget. Writes are pipelined; a lost one is reported at the latest by close()."""
-
-    def __init__(self, client: NbdClient, disk: str, path: str, host: str, cancel: Cancel) -> None:
-        self._client = client
-        self._disk = disk
-        self._path = path
-        self._host = host
-        self._cancel = cancel
-        self.closed = False
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        with self._explained():
-            self._client.write(offset, data, cancel=self._cancel)
-
-    def wipe(self, size: int) -> None:
-        """Zeros all over, where the host's disk may hold old contents."""
-        with self._explained():
-            self._client.write_zeroes(0, size, cancel=self._cancel)
-
-    def close(self) -> None:
-        """Flush; raises when a write was lost. Only then is the disk filled."""
-        with self._explained():
-            self._client.flush(cancel=self._cancel)
-            self._client.close()
-        self.closed = True
-
-    def abandon(self) -> None:
-        self._client.abandon()
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except HostError as error:
-            raise RestoreFailed(
-                f"Disk {self._disk} cannot be written to {self._path} on {self._host}: {error.message}",
-                hint=error.hint or "Is the storage there full?",
-                subject=self._host,
-            ) from error
 
 
 def unmake(virsh: Virsh, making: Making, *, undo: bool) -> bool:

@@ -109,7 +109,7 @@ def parse_domain(text: str) -> DomainXml:
         name=name,
         domain_id=_number(domain.get("id"), -1),
         title=domain.findtext("title", ""),
-        tags=_tags(domain),
+        tags=tags_of(domain),
         disks=tuple(_disks(domain)),
         agent=_attribute(target, "state") == "connected",
         has_agent_channel=channel is not None,
@@ -224,7 +224,7 @@ def _agent_channel(domain: Element) -> Element | None:
     return None
 
 
-def _tags(domain: Element) -> tuple[str, ...]:
+def tags_of(domain: Element) -> tuple[str, ...]:
     """From `<metadata>`: a `tags` element of ours or of nobody's namespace; from the title: `#word`."""
     found: list[str] = []
     metadata = domain.find("metadata")

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmconsole.borg.engine.parking import Parking
 from vmconsole.borg.engine.partial import Overlap, Partial, Source
 
 
 def test_the_last_part_completes_it() -> None:
-    part = Partial(10)
+    part = Partial(10, Parking(64))
     part.add(4, 10, Source.DATA, b"456789")
     assert not part.complete
     part.add(0, 4, Source.PARENT)
@@ -22,7 +23,7 @@ def test_the_last_part_completes_it() -> None:
 
 
 def test_without_data_there_is_no_buffer() -> None:
-    part = Partial(10)
+    part = Partial(10, Parking(64))
     part.add(0, 5, Source.PARENT)
     part.add(5, 10, Source.PARENT)
     assert part.complete
@@ -31,14 +32,14 @@ def test_without_data_there_is_no_buffer() -> None:
 
 
 def test_a_longer_parent_is_cut() -> None:
-    part = Partial(4)
+    part = Partial(4, Parking(64))
     part.add(0, 4, Source.PARENT)
     assert bytes(part.filled(b"abcdefgh")) == b"abcd"
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (2, 3), (3, 7), (2, 8), (0, 10), (7, 9), (4, 6)])
 def test_no_byte_twice(start: int, end: int) -> None:
-    part = Partial(10)
+    part = Partial(10, Parking(64))
     part.add(0, 3, Source.ZERO)
     part.add(4, 8, Source.DATA, b"data")
     with pytest.raises(Overlap):
@@ -52,7 +53,7 @@ def test_any_cut_in_any_order(length: int, seed: int) -> None:
     edges = sorted({0, length, *(source.randrange(length + 1) for _ in range(source.randrange(12)))})
     ranges = list(pairwise(edges))
     source.shuffle(ranges)
-    part = Partial(length)
+    part = Partial(length, Parking(64))
     for start, end in ranges:
         assert not part.complete
         kind = source.choice(list(Source))

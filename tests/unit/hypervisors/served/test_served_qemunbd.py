@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from vmconsole.disks.nbd.client import NbdClient
 from vmconsole.errors import CommandFailed
-from vmconsole.hypervisors.libvirt.qemunbd import (
+from vmconsole.hypervisors.served.qemunbd import (
     Image,
     command_line,
     read_options,

@@ -176,4 +176,4 @@ def _stopped_statuses(text: str) -> list[int] | None:
 
 @cache
 def _script() -> str:
-    return files("vmconsole.hypervisors.libvirt").joinpath("qemunbd.sh").read_text("utf-8")
+    return files("vmconsole.hypervisors.served").joinpath("qemunbd.sh").read_text("utf-8")

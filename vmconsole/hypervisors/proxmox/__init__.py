@@ -1,0 +1,1 @@
+"""Proxmox VE: pvesh and QMP over SSH, so that nothing has to be installed on a node."""
