@@ -138,7 +138,7 @@ class SshMachine:
             try:
                 return link, link.open("session", [], self._settings.command_timeout)
             except LinkLost:
-                self._commands.release(link)
+                self._commands.lost(link)
                 if last:
                     raise
             except ChannelRefused as error:
@@ -169,7 +169,7 @@ class SshMachine:
                 self._data.release(link)
                 return None
             except LinkLost:
-                self._data.release(link)
+                self._data.lost(link)
                 if last:
                     raise
             except BaseException:

@@ -45,6 +45,13 @@ class LinkPool:
         with self._lock:
             link.users -= 1
 
+    def lost(self, link: Link) -> None:
+        """It turned out dead: nobody gets it any more, also while it still looks alive."""
+        with self._lock:
+            link.users -= 1
+            self._links = [other for other in self._links if other is not link]
+        link.close()
+
     def full(self, link: Link) -> None:
         """The server would not open another session on it: load every connection less."""
         with self._lock:
