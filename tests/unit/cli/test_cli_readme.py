@@ -28,7 +28,7 @@ def test_the_first_steps_are_shown():
 def test_the_configuration_shown_loads():
     (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     config = parse_config(Path("/x/config.toml"), text.encode())
-    assert set(config.hosts) == {"kvm1"}
+    assert set(config.hosts) == {"kvm1", "pve"}
     assert config.group("daily").repository == "main"
 
 
