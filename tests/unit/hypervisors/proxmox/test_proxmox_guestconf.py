@@ -366,5 +366,5 @@ def test_any_bytes_round_trip(raw: bytes, kind: GuestKind) -> None:
     )
 )
 def test_property_strings_round_trip(values: dict[str, str]) -> None:
-    values = {key: value.strip().replace(",", "") or "x" for key, value in values.items()}
+    values = {key: value.replace(",", "").strip() or "x" for key, value in values.items()}
     assert parse_properties(print_properties(values)) == values
