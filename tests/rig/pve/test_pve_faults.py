@@ -106,7 +106,7 @@ def test_a_killed_guard_is_undone_by_its_watcher(bench: Bench) -> None:
     os.kill(guards(bench)[0], signal.SIGKILL)
     bench.wait_clean()
     with pytest.raises(HostError):
-        export.check()
+        wait_for(export.check, "the guard's end to be noticed")
     export.rollback()
     assert not bench.journal.entries
     proves_old_and_new(bench)
