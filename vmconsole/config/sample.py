@@ -33,7 +33,7 @@ _EXAMPLES: Mapping[str, str] = {
     "ssh_config": '"~/.ssh/config"',
     "networks": '{ "vmbr0" = "default", "vmbr0.20" = "br20" }',
     "location": '"/srv/backup/vms"',
-    "rsh": '"ssh -i /root/.ssh/borg"',
+    "rsh": '"ssh -i ~/.ssh/borg"',
     "remote_path": '"/usr/local/bin/borg"',
     "passphrase": '{ file = "passphrase" }',
     "guests": '["web-*", "kvm1/db"]',

@@ -68,7 +68,7 @@ def drop(export: NbdExport) -> None:
     """Free what the export has in this process, without a word to the node."""
     for disk in export.disks:
         disk.abandon()
-    export._hold._guard._close()
+    export._hold._guard._line.close()
 
 
 def clean(bench: Bench) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -13,13 +11,15 @@ from vmconsole.errors import (
     GuestBusy,
     GuestStopped,
     HostError,
-    HostUnreachable,
     OutOfSpace,
     VmconsoleError,
 )
+from vmconsole.hypervisors.held.cutting import CutReport, Cutting, Phase
+from vmconsole.hypervisors.held.line import GuardLine
 from vmconsole.hypervisors.libvirt.virsh import failure
 from vmconsole.remote.machine import Machine, Process
 
+_ALARMS = ("scratch", "ioerror", "stopped", "late-thaw")
 SILENCE = 120
 """Seconds without a word from us after which the guard undoes everything."""
 _CUT_SECONDS = 120.0
@@ -68,24 +68,6 @@ class Watched:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class CutReport:
-    """frozen: the guest was frozen from before the cut until after it. freeze_ms: how long.
-
-    early: the timer on the host thawed it before the cut was made. pending: a freeze may still be
-    in force, or be carried out later by an agent that hangs now. reason: why it was not frozen.
-    """
-
-    frozen: bool = False
-    freeze_ms: int | None = None
-    early: bool = False
-    pending: bool = False
-    reason: str = ""
-
-
-Phase = Callable[[str, float | None], None]
-
-
 @cache
 def source() -> str:
     return files("vmconsole.hypervisors.libvirt").joinpath("guard.sh").read_text("utf-8")
@@ -95,13 +77,9 @@ class Guard:
     """A running guard. Thread-safe. Methods raise HostUnreachable when it is gone."""
 
     def __init__(self, process: Process, watched: Watched, host: str) -> None:
-        self._process = process
+        self._line = GuardLine(process, host, _ALARMS, watched.silence, _END_SECONDS)
         self._watched = watched
         self._host = host
-        self._lock = threading.RLock()
-        self._alarms: list[str] = []
-        self._ended = threading.Event()
-        self._beats = threading.Thread(target=self._beat, name="vmconsole-guard", daemon=True)
 
     @classmethod
     def start(cls, machine: Machine, watched: Watched) -> Guard:
@@ -110,62 +88,39 @@ class Guard:
         process = machine.start(["sh", "-c", script, "vmconsole-guard", *watched.arguments("hold")])
         guard = cls(process, watched, machine.name)
         try:
-            guard._expect({"hello"}, 60.0)
+            guard._line.expect({"hello"}, 60.0)
         except BaseException:
-            guard._close()
+            guard._line.close()
             raise
-        guard._beats.start()
+        guard._line.live()
         return guard
 
     def cut(self, backup: str, checkpoint: str, phase: Phase) -> CutReport:
-        """Freeze, begin the job, thaw. phase hears `freeze`, `cut` and `thaw` with None when each
-        begins, and with its seconds when it has succeeded.
-
-        Raises GuestBusy, and what virsh.failure() makes of libvirt's answer.
-        """
-        with self._lock:
-            self._send(f"cut\n{backup}\n{checkpoint}")
-            report = CutReport()
-            froze = 0.0
+        """Freeze, begin the job, thaw. Raises GuestBusy, and what virsh.failure() makes of libvirt's answer."""
+        with self._line.lock:
+            self._line.send(f"cut\n{backup}\n{checkpoint}")
+            cutting = Cutting(phase)
             while True:
-                word, rest = self._answer(_CUT_SECONDS)
-                if word == "freezing":
-                    phase("freeze", None)
-                elif word == "froze":
-                    froze = _seconds(rest)
-                    phase("freeze", froze)
-                    report = CutReport(frozen=True)
-                elif word == "unfrozen":
-                    pending, _, reason = rest.partition(" ")
-                    report = CutReport(pending=pending == "yes", reason=reason.removeprefix("error:").strip())
-                elif word == "cutting":
-                    phase("cut", None)
-                elif word == "cut":
-                    phase("cut", _seconds(rest))
-                    if report.frozen:
-                        phase("thaw", None)
-                elif word in ("thawed", "unthawed"):
-                    report = _thawed(word, rest)
-                    if not report.pending:
-                        phase("thaw", max(0.0, _seconds(rest) - froze))
-                elif word == "ready":
-                    return report
-                elif word == "failed":
+                word, rest = self._line.answer(_CUT_SECONDS)
+                if word == "ready":
+                    return cutting.report
+                if word == "failed":
                     raise self._refused(rest)
+                cutting.hear(word, rest)
 
     def check(self) -> None:
         """Raise OutOfSpace or GuestStopped when the guard said so, HostUnreachable when it is gone."""
-        with self._lock:
-            self._drain()
-            for alarm in self._alarms:
+        with self._line.lock:
+            self._line.drain()
+            for alarm in self._line.alarms:
                 self._raise_alarm(alarm)
 
     def explain(self) -> None:
         """As check(), and look at the job right now. Raises GuestStopped, BackupFailed as well."""
-        with self._lock:
+        with self._line.lock:
             self.check()
-            self._send("status")
-            job, _, state = self._expect({"job"}, _CUT_SECONDS).partition(" ")
+            self._line.send("status")
+            job, _, state = self._line.expect({"job"}, _CUT_SECONDS)[1].partition(" ")
             self.check()
             if job == "unknown":
                 raise HostError(
@@ -185,39 +140,39 @@ class Guard:
     @property
     def thawed_late(self) -> bool:
         """A freeze that was pending is over for certain."""
-        with self._lock:
-            return "late-thaw" in self._alarms
+        with self._line.lock:
+            return "late-thaw" in self._line.alarms
 
     def release(self) -> bool:
         """End the job, keep the checkpoint. False when the job was not seen to end."""
-        with self._lock:
-            self._send("release")
-            return self._either("released")
+        with self._line.lock:
+            self._line.send("release")
+            return self._line.expect({"released", "stuck"}, _END_SECONDS)[0] == "released"
 
     def keep(self) -> None:
         """From here on the checkpoint stays, whatever happens."""
-        with self._lock:
-            self._send("keep")
-            self._expect({"kept"}, 60.0)
+        with self._line.lock:
+            self._line.send("keep")
+            self._line.expect({"kept"}, 60.0)
 
     def rollback(self) -> bool:
         """Undo everything and end. False when something was left."""
         try:
-            with self._lock:
-                self._send("rollback")
-                return self._either("clean")
+            with self._line.lock:
+                self._line.send("rollback")
+                return self._line.expect({"clean", "stuck"}, _END_SECONDS)[0] == "clean"
         finally:
-            self._close()
+            self._line.close()
 
     def done(self) -> None:
         """End; nothing is undone."""
         try:
-            with self._lock:
-                self._send("done")
+            with self._line.lock:
+                self._line.send("done")
         except HostError:
             pass
         finally:
-            self._close()
+            self._line.close()
 
     def _refused(self, rest: str) -> VmconsoleError:
         status, _, text = rest.partition(" ")
@@ -256,81 +211,6 @@ class Guard:
             hint="Back it up again; earlier restore points are untouched.",
         )
 
-    def _either(self, good: str) -> bool:
-        while True:
-            word, _ = self._answer(_END_SECONDS)
-            if word in (good, "stuck"):
-                return word == good
-
-    def _expect(self, words: set[str], timeout: float) -> str:
-        while True:
-            word, rest = self._answer(timeout)
-            if word in words:
-                return rest
-
-    def _answer(self, timeout: float) -> tuple[str, str]:
-        """The next line of the guard; alarms are put aside and handed over too."""
-        while True:
-            try:
-                line = self._process.read_line(timeout)
-            except TimeoutError as error:
-                raise HostUnreachable(f"The guard on {self._host} is silent.", subject=self._host) from error
-            if not line:
-                raise HostUnreachable(
-                    f"The guard on {self._host} ended; it undoes its work when it loses us.",
-                    hint="If something is left on the host: vmconsole doctor --clean",
-                    subject=self._host,
-                )
-            text = line.decode("utf-8", "replace").strip()
-            if text.startswith("@ "):
-                word, _, rest = text[2:].partition(" ")
-                if word in ("scratch", "ioerror", "stopped", "late-thaw"):
-                    self._alarms.append(text[2:])
-                return word, rest
-
-    def _drain(self) -> None:
-        """Take the lines that are there."""
-        while True:
-            try:
-                line = self._process.read_line(0.01)
-            except TimeoutError:
-                return
-            if not line:
-                raise HostUnreachable(f"The guard on {self._host} ended.", subject=self._host)
-            text = line.decode("utf-8", "replace").strip().removeprefix("@ ")
-            self._alarms.append(text)
-
-    def _send(self, command: str) -> None:
-        if self._ended.is_set():
-            raise HostUnreachable(f"The guard on {self._host} has ended.", subject=self._host)
-        self._process.write(command.encode() + b"\n")
-
-    def _beat(self) -> None:
-        while not self._ended.wait(self._watched.silence / 6):
-            with self._lock:
-                if self._ended.is_set():
-                    return
-                try:
-                    self._send("beat")
-                except HostError:
-                    return
-
-    def _close(self) -> None:
-        """Wait for its end: closing our side earlier could cut short what it still undoes."""
-        with self._lock:
-            if self._ended.is_set():
-                return
-            self._ended.set()
-            self._process.close_stdin()
-            try:
-                self._process.wait(_END_SECONDS)
-            except (TimeoutError, HostError):
-                pass
-            finally:
-                self._process.close()
-        if self._beats.is_alive():
-            self._beats.join()
-
 
 def clean(machine: Machine, watched: Watched) -> str:
     """Undo what a vanished run left. Returns what could not be undone, empty when all was."""
@@ -339,17 +219,3 @@ def clean(machine: Machine, watched: Watched) -> str:
     if "clean" in lines:
         return ""
     return next((line for line in lines if line.startswith("stuck")), done.errors[:300] or "no answer")
-
-
-def _thawed(word: str, rest: str) -> CutReport:
-    milliseconds, _, more = rest.partition(" ")
-    total = int(milliseconds) if milliseconds.isdigit() else None
-    if word == "unthawed":
-        return CutReport(frozen=True, freeze_ms=total, pending=True, reason=more)
-    early = more == "yes"
-    return CutReport(frozen=not early, freeze_ms=total, early=early)
-
-
-def _seconds(text: str) -> float:
-    digits = text.partition(" ")[0]
-    return int(digits) / 1000 if digits.isdigit() else 0.0

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from vmconsole.errors import HostError, VmconsoleError
 from vmconsole.events import StepFinished, StepStarted, Warned, step
+from vmconsole.hypervisors.held.cutting import CutReport
 from vmconsole.hypervisors.libvirt import guard as guards
 from vmconsole.hypervisors.libvirt import journal
 from vmconsole.hypervisors.libvirt.checkpoints import drop_checkpoints
 from vmconsole.hypervisors.libvirt.facts import PlanFacts
-from vmconsole.hypervisors.libvirt.guard import CutReport, Guard, Watched
+from vmconsole.hypervisors.libvirt.guard import Guard, Watched
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
 from vmconsole.interfaces import Context, Cut, ExportPlan

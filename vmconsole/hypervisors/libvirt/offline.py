@@ -24,7 +24,7 @@ from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
 from vmconsole.hypervisors.served.disk import DiskFacet, ServedDisk, bitmap_context
 from vmconsole.hypervisors.served.qemunbd import Image, NbdServers, read_options, serve
-from vmconsole.interfaces import Context, Cut, DiskExport, ExportPlan, Feed
+from vmconsole.interfaces import Context, Cut, ExportPlan, Feed
 from vmconsole.model.point import Consistency, Mode
 
 OFF = "shut off"
@@ -62,21 +62,9 @@ class OfflineExport:
     ) -> None:
         self._watch = watch
         self._servers = servers
-        self._disks = disks
-        self._cut = cut
-        self._files = files
-
-    @property
-    def cut(self) -> Cut:
-        return self._cut
-
-    @property
-    def disks(self) -> Sequence[DiskExport]:
-        return self._disks
-
-    @property
-    def files(self) -> Mapping[str, bytes]:
-        return self._files
+        self.disks = disks
+        self.cut = cut
+        self.files = files
 
     def check(self) -> None:
         """Raises GuestBusy when the guest was started, or an image changed."""
@@ -93,7 +81,7 @@ class OfflineExport:
         self._close()
 
     def _close(self) -> None:
-        for disk in self._disks:
+        for disk in self.disks:
             disk.close()
         self._servers.close()
 

@@ -236,22 +236,10 @@ class PullExport:
     def __init__(
         self, *, cut: Cut, disks: Sequence[PullDisk], files: Mapping[str, bytes], hold: Hold
     ) -> None:
-        self._cut = cut
-        self._disks = disks
-        self._files = files
+        self.cut = cut
+        self.disks = disks
+        self.files = files
         self._hold = hold
-
-    @property
-    def cut(self) -> Cut:
-        return self._cut
-
-    @property
-    def disks(self) -> Sequence[PullDisk]:
-        return self._disks
-
-    @property
-    def files(self) -> Mapping[str, bytes]:
-        return self._files
 
     def check(self) -> None:
         self._hold.check()
@@ -269,5 +257,5 @@ class PullExport:
         self._abandon()
 
     def _abandon(self) -> None:
-        for disk in self._disks:
+        for disk in self.disks:
             disk.abandon()

@@ -28,7 +28,7 @@ from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
 from vmconsole.hypervisors.served.disk import DEPTH, DiskFacet, ServedDisk
 from vmconsole.hypervisors.served.qemunbd import Image, NbdServers, read_options, serve
-from vmconsole.interfaces import Context, Cut, DiskExport, DiskPlan, ExportPlan, Feed
+from vmconsole.interfaces import Context, Cut, DiskPlan, ExportPlan, Feed
 from vmconsole.model.guest import Tracking
 from vmconsole.model.point import Mode
 
@@ -201,23 +201,11 @@ class PushExport:
         hold: Hold,
         servers: NbdServers,
     ) -> None:
-        self._cut = cut
-        self._disks = disks
-        self._files = files
+        self.cut = cut
+        self.disks = disks
+        self.files = files
         self._hold = hold
         self._servers = servers
-
-    @property
-    def cut(self) -> Cut:
-        return self._cut
-
-    @property
-    def disks(self) -> Sequence[DiskExport]:
-        return self._disks
-
-    @property
-    def files(self) -> Mapping[str, bytes]:
-        return self._files
 
     def check(self) -> None:
         """Nothing can go wrong with the cut any more; a broken connection shows when reading."""
@@ -234,6 +222,6 @@ class PushExport:
         self._hold.rollback()
 
     def _close(self) -> None:
-        for disk in self._disks:
+        for disk in self.disks:
             disk.close()
         self._servers.close()

@@ -30,7 +30,7 @@ from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
 from vmconsole.hypervisors.served.disk import DiskFacet, ServedDisk, bitmap_context
 from vmconsole.hypervisors.served.qemunbd import Image, NbdServers, read_options, serve
-from vmconsole.interfaces import Context, Cut, DiskExport, ExportPlan, Feed
+from vmconsole.interfaces import Context, Cut, ExportPlan, Feed
 from vmconsole.model.guest import Tracking
 from vmconsole.model.point import Mode
 
@@ -243,22 +243,10 @@ class SnapshotExport:
     def __init__(
         self, *, cut: Cut, disks: Sequence[ServedDisk], files: Mapping[str, bytes], made: _Merging
     ) -> None:
-        self._cut = cut
-        self._disks = disks
-        self._files = files
+        self.cut = cut
+        self.disks = disks
+        self.files = files
         self._made = made
-
-    @property
-    def cut(self) -> Cut:
-        return self._cut
-
-    @property
-    def disks(self) -> Sequence[DiskExport]:
-        return self._disks
-
-    @property
-    def files(self) -> Mapping[str, bytes]:
-        return self._files
 
     def check(self) -> None:
         """Raises OutOfSpace when the overlays fill their folder."""
@@ -279,5 +267,5 @@ class SnapshotExport:
         self._made.rollback()
 
     def _close(self) -> None:
-        for disk in self._disks:
+        for disk in self.disks:
             disk.close()

@@ -33,6 +33,11 @@ UNREACHABLE = (
 )  # fmt: skip
 PRIVILEGE = re.compile(r"Permission check failed(?: \(([^)]*)\))?", re.IGNORECASE)
 LOCKED = re.compile(r"(?:VM|CT) is locked \(([a-z-]+)\)", re.IGNORECASE)
+NO_QUORUM = re.compile(
+    r"quorum|cluster not ready|'/etc/pve/[^']*' ?[-:] ?(?:permission denied|read-only file system)",
+    re.IGNORECASE,
+)
+"""The cluster's file system refuses every write without quorum, root's too, as if root had no right to it."""
 NO_STORAGE = re.compile(
     r"storage '([^']{1,100})' (?:does not exist|is not available|is disabled)", re.IGNORECASE
 )
@@ -100,10 +105,10 @@ def failure(text: str, *, host: str, what: str, status: int = 1) -> VmconsoleErr
     lower = told.lower()
     if privilege := PRIVILEGE.search(told):
         return not_permitted(privilege[1] or "", host=host, what=what)
+    if NO_QUORUM.search(told):
+        return no_quorum(host)
     if "run as root" in lower or "must be root" in lower or "permission denied" in lower:
         return NotPermitted(message, hint="Log in as root: pvesh works for nobody else.", subject=host)
-    if "quorum" in lower or "cluster not ready" in lower:
-        return no_quorum(host)
     if match := LOCKED.search(told):
         return GuestBusy(message, hint=lock_hint(match[1]), subject=host)
     if match := NO_STORAGE.search(told):

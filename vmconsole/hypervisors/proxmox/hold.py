@@ -8,12 +8,13 @@ from typing import Any
 
 from vmconsole.errors import BackupFailed, HostError, OutOfSpace, VmconsoleError
 from vmconsole.events import StepFinished, StepStarted, Warned, step
+from vmconsole.hypervisors.held.cutting import CutReport
 from vmconsole.hypervisors.proxmox import guard as guards
 from vmconsole.hypervisors.proxmox import journal
 from vmconsole.hypervisors.proxmox.document import Document
 from vmconsole.hypervisors.proxmox.facts import PlanFacts, PveGuest
 from vmconsole.hypervisors.proxmox.graph import Step
-from vmconsole.hypervisors.proxmox.guard import CutReport, Guard
+from vmconsole.hypervisors.proxmox.guard import Guard
 from vmconsole.interfaces import Context, Cut, ExportPlan
 from vmconsole.model.point import Consistency
 from vmconsole.remote.machine import Machine

@@ -169,6 +169,7 @@ def _guests(sighting: Sighting, host: str) -> Iterable[Guest]:
     confs = dict(sighting.confs)
     missing = unread(sighting.resources, confs)
     confs |= {place: parse("", place.kind) for place in missing}
+    confs = _once_each(confs, told_guests(sighting.resources))
     cluster = cluster_identity(sighting.authority, sighting.status.title)
     identities = identify({place: conf.hardware_uuid for place, conf in confs.items()}, cluster)
     online = {node.name for node in sighting.status.nodes if node.online}
@@ -190,6 +191,19 @@ def _guests(sighting: Sighting, host: str) -> Iterable[Guest]:
                 in_host_jobs=_in_jobs(place.vmid, sighting),
             ),
         )
+
+
+def _once_each(confs: Mapping[Place, GuestConf], told: Iterable[Place]) -> dict[Place, GuestConf]:
+    """A guest that moved while the folders were read was seen on both nodes; the cluster says which counts.
+
+    Its own status may be older than the files, and name neither: then the one read last.
+    """
+    told = set(told)
+    found: dict[int, Place] = {}
+    for place in confs:
+        if found.get(place.vmid) not in told:
+            found[place.vmid] = place
+    return {place: confs[place] for place in found.values()}
 
 
 def told_guests(resources: Iterable[Record]) -> dict[Place, Record]:

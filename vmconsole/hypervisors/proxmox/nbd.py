@@ -186,23 +186,11 @@ class NbdExport:
         hold: Hold,
         release: Callable[[], None],
     ) -> None:
-        self._cut = cut
-        self._disks = disks
-        self._files = files
+        self.cut = cut
+        self.disks = disks
+        self.files = files
         self._hold = hold
         self._release = release
-
-    @property
-    def cut(self) -> Cut:
-        return self._cut
-
-    @property
-    def disks(self) -> Sequence[NbdDisk]:
-        return self._disks
-
-    @property
-    def files(self) -> Mapping[str, bytes]:
-        return self._files
 
     def check(self) -> None:
         self._hold.check()
@@ -221,5 +209,5 @@ class NbdExport:
         self._hold.rollback()
 
     def _abandon(self) -> None:
-        for disk in self._disks:
+        for disk in self.disks:
             disk.abandon()

@@ -24,7 +24,7 @@ from vmconsole.hypervisors.proxmox.running import volume_path
 from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
 from vmconsole.hypervisors.served.disk import DiskFacet, ServedDisk
 from vmconsole.hypervisors.served.qemunbd import Image, NbdServers, serve
-from vmconsole.interfaces import Context, Cut, DiskExport, DiskPlan, ExportPlan
+from vmconsole.interfaces import Context, Cut, DiskPlan, ExportPlan, Feed
 from vmconsole.model.point import Consistency, Mode
 from vmconsole.remote.machine import Machine
 
@@ -76,6 +76,8 @@ def open_offline_export(
 class OfflineExport:
     """See Export."""
 
+    feed: Feed | None = None
+
     def __init__(
         self,
         machine: Machine,
@@ -89,24 +91,9 @@ class OfflineExport:
         self._guest = guest
         self._hold = hold
         self._servers = servers
-        self._disks = disks
-        self._cut = cut
-
-    @property
-    def cut(self) -> Cut:
-        return self._cut
-
-    @property
-    def disks(self) -> Sequence[DiskExport]:
-        return self._disks
-
-    @property
-    def feed(self) -> None:
-        return None
-
-    @property
-    def files(self) -> Mapping[str, bytes]:
-        return members(self._guest)
+        self.disks = disks
+        self.cut = cut
+        self.files = members(guest)
 
     def check(self) -> None:
         self._hold.check()
@@ -126,7 +113,7 @@ class OfflineExport:
         self._hold.rollback()
 
     def _close(self) -> None:
-        for disk in self._disks:
+        for disk in self.disks:
             disk.close()
         self._servers.close()
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmconsole.hypervisors.libvirt.guard import CutReport, Guard, Watched
+from vmconsole.hypervisors.held.cutting import CutReport
+from vmconsole.hypervisors.libvirt.guard import Guard, Watched
 from vmconsole.remote.local import LocalMachine
 
 UUID = "c65fe78e-c6ce-4704-9bb3-2fd993e4a2d7"
@@ -155,11 +156,11 @@ def cut(guard: Guard, phases: list[tuple[str, bool]] | None = None) -> CutReport
 
 def lose(guard: Guard) -> None:
     """As if we had been killed: our end closes without a word."""
-    guard._ended.set()
-    guard._process.close_stdin()
-    guard._process.wait(30)
-    guard._process.close()
-    guard._beats.join()
+    guard._line._ended.set()
+    guard._line._process.close_stdin()
+    guard._line._process.wait(30)
+    guard._line._process.close()
+    guard._line._beats.join()
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = 20) -> None:

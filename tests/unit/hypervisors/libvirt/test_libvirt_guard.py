@@ -18,8 +18,10 @@ from vmconsole.errors import (
     HostUnreachable,
     OutOfSpace,
 )
+from vmconsole.hypervisors.held.cutting import CutReport
+from vmconsole.hypervisors.held.line import GuardLine
 from vmconsole.hypervisors.libvirt import guard as guards
-from vmconsole.hypervisors.libvirt.guard import CutReport, Guard
+from vmconsole.hypervisors.libvirt.guard import Guard
 
 SHELLS = [name for name in ("dash", "bash", "busybox") if shutil.which(name)]
 CHECKPOINT = "vmconsole-deadbeef-run1"
@@ -288,7 +290,7 @@ def test_an_aborted_job_is_explained(host: FakeHost, start: Start) -> None:
 
 @pytest.mark.slow
 def test_silence_ends_the_guard(host: FakeHost, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Guard, "_beat", lambda self: None)
+    monkeypatch.setattr(GuardLine, "_beat", lambda self: None)
     guard = start(silence=2)
     cut(guard)
     wait_until(lambda: not host.exists("job"), "the guard to give us up")

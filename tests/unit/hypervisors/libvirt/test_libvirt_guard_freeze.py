@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from libvirt_fake import JOB, RECORD, FakeHost, Start, cut, lose, wait_until
 
-from vmconsole.hypervisors.libvirt.guard import CutReport, Guard
+from vmconsole.hypervisors.held.cutting import CutReport
+from vmconsole.hypervisors.libvirt.guard import Guard
 
 
 def test_an_agent_that_hangs_leaves_a_pending_freeze(host: FakeHost, start: Start) -> None:
@@ -71,7 +72,7 @@ def test_when_we_die_with_the_guest_frozen_it_is_thawed(host: FakeHost) -> None:
     """The connection drops in the middle of the cut: the guard finishes it, thaws, and undoes it."""
     host.write("hang.backup-begin", "1")
     guard = Guard.start(host.machine, host.watched(freeze=True))
-    guard._send(f"cut\n{JOB}\n{RECORD}")
+    guard._line.send(f"cut\n{JOB}\n{RECORD}")
     wait_until(lambda: host.exists("frozen"), "the freeze")
     lose(guard)
     assert not host.exists("frozen")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vmconsole.errors import BackupFailed, GuestBusy, HostUnreachable
+from vmconsole.errors import BackupFailed, GuestBusy, HostError, HostUnreachable
 from vmconsole.hypervisors.proxmox.document import Document
 from vmconsole.hypervisors.proxmox.guard import Guard, clean
 from vmconsole.remote.local import LocalMachine
@@ -83,7 +83,7 @@ def test_it_rolls_back(node, document, log):
 
 def test_the_end_of_our_connection_is_a_rollback(node, document, log):
     guard = Guard.start(MACHINE, document())
-    guard._close()
+    guard._line.close()
     assert log() == ["undone r1"]
     assert gone(document(), node)
 
@@ -102,6 +102,19 @@ def _source():
     from vmconsole.hypervisors.proxmox.guard import source
 
     return source()
+
+
+def test_a_lock_refused_for_want_of_quorum_is_no_busy_guest(node, document, tmp_path, monkeypatch):
+    qm = tmp_path / "bin/qm"
+    qm.parent.mkdir()
+    refusal = "unable to open file '/etc/pve/nodes/a/qemu-server/777.conf.tmp.7' - Permission denied"
+    qm.write_text(f'#!/bin/sh\n[ "$1" != set ] || {{ echo "{refusal}" >&2; exit 2; }}\n')
+    qm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{qm.parent}:{os.environ['PATH']}")
+    with pytest.raises(HostError, match="lost quorum") as caught:
+        Guard.start(MACHINE, document())
+    assert "pvecm status" in caught.value.hint
+    assert gone(document(), node)
 
 
 def test_its_watcher_undoes_what_a_killed_guard_left(node, document, log):
@@ -123,7 +136,7 @@ def _kill_first(document, *, all_of_them=False):
 def test_clean_undoes_what_all_left(node, document, log):
     guard = Guard.start(MACHINE, document())
     _kill_first(document(), all_of_them=True)
-    guard._close()
+    guard._line.close()
     assert not gone(document(), node)
     assert clean(MACHINE, document().text) == ""
     assert gone(document(), node)
@@ -140,7 +153,7 @@ def test_clean_waits_for_a_guard_that_lives(node, document):
 def test_the_next_run_undoes_a_dead_one_first(node, document, log):
     first = Guard.start(MACHINE, document())
     _kill_first(document(), all_of_them=True)
-    first._close()
+    first._line.close()
     second = Guard.start(MACHINE, document("r2"))
     assert log() == ["undone r1"]
     assert second.commit() == ""

@@ -274,6 +274,14 @@ def test_own_jobs_that_proxmox_cannot_tell(cluster: FakeCluster) -> None:
     assert any("pool 'gone' does not exist" in warning for warning in seen.warnings)
 
 
+@pytest.mark.parametrize("other", ["pve2", "pve3"])
+def test_a_guest_seen_on_two_nodes_while_it_moves_is_listed_once(cluster: FakeCluster, other: str) -> None:
+    cluster.main.write(f"/etc/pve/nodes/{other}/qemu-server/100.conf", WEB)
+    assert [(item.id, item.node) for item in take_inventory(cluster.nodes).guests if item.id == "100"] == [
+        ("100", "pve1")
+    ]
+
+
 def test_lost_quorum_is_said_and_everything_still_listed(cluster: FakeCluster) -> None:
     cluster.main.api["/cluster/status"] = status("pve1", "pve2", quorate=0, offline=("pve2",))
     seen = take_inventory(cluster.nodes)
@@ -288,6 +296,11 @@ def test_lost_quorum_is_said_and_everything_still_listed(cluster: FakeCluster) -
         (b"ipcc_send_rec[1] failed: Connection refused\n", HostError, "ipcc"),
         (b"Unable to load access control list: Connection refused\n", HostError, "access control"),
         (b"cluster not ready - no quorum?\n", HostError, "quorum"),
+        (
+            b"unable to open file '/etc/pve/nodes/pve1/qemu-server/100.conf.tmp.7' - Permission denied\n",
+            HostError,
+            "quorum",
+        ),
         (b"ssh: connect to host 10.0.0.2 port 22: No route to host\n", HostUnreachable, "No route"),
         (
             b"403 Permission check failed (/, Sys.Audit)\n",

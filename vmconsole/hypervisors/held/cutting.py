@@ -1,0 +1,70 @@
+"""What a guard tells while it freezes a guest, cuts, and thaws it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Phase = Callable[[str, float | None], None]
+"""Hears `freeze`, `cut` and `thaw` with None when each begins, and with its seconds when it has succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutReport:
+    """frozen: the guest was frozen from before the cut until after it. freeze_ms: how long.
+
+    early: the timer on the host thawed it before the cut was made. pending: a freeze may still be
+    in force, or be carried out later by an agent that hangs now. reason: why it was not frozen.
+    """
+
+    frozen: bool = False
+    freeze_ms: int | None = None
+    early: bool = False
+    pending: bool = False
+    reason: str = ""
+
+
+class Cutting:
+    """Hears the guard's words one after another, until `ready` or `failed`, which are the caller's."""
+
+    def __init__(self, phase: Phase) -> None:
+        self.report = CutReport()
+        self._phase = phase
+        self._froze = 0.0
+
+    def hear(self, word: str, rest: str) -> None:
+        if word == "freezing":
+            self._phase("freeze", None)
+        elif word == "froze":
+            self._froze = _seconds(rest)
+            self._phase("freeze", self._froze)
+            self.report = CutReport(frozen=True)
+        elif word == "unfrozen":
+            pending, _, reason = rest.partition(" ")
+            self.report = CutReport(
+                pending=pending == "yes", reason=reason.strip().removeprefix("error:").strip()
+            )
+        elif word == "cutting":
+            self._phase("cut", None)
+        elif word == "cut":
+            self._phase("cut", _seconds(rest))
+            if self.report.frozen:
+                self._phase("thaw", None)
+        elif word in ("thawed", "unthawed"):
+            self.report = _thawed(word, rest)
+            if not self.report.pending:
+                self._phase("thaw", max(0.0, _seconds(rest) - self._froze))
+
+
+def _thawed(word: str, rest: str) -> CutReport:
+    milliseconds, _, more = rest.partition(" ")
+    total = int(milliseconds) if milliseconds.isdigit() else None
+    if word == "unthawed":
+        return CutReport(frozen=True, freeze_ms=total, pending=True, reason=more)
+    early = more == "yes"
+    return CutReport(frozen=not early, freeze_ms=total, early=early)
+
+
+def _seconds(text: str) -> float:
+    digits = text.partition(" ")[0]
+    return int(digits) / 1000 if digits.isdigit() else 0.0
