@@ -22,6 +22,7 @@ from lab.host import CommandError
 from lab.waiting import wait_for
 from rig_sshd import Sshd
 
+from pve.qemu import qemu10
 from pve.qmeventd import Qmeventd
 from pve.tools import conf, pct, wire
 
@@ -248,8 +249,8 @@ class PveNode:
 
 
 def _needed() -> set[str]:
-    """The tests' Python and these files."""
-    return {sys.prefix, sys.base_prefix, str(SETUP.parents[3])}
+    """The tests' Python, these files, and the second QEMU."""
+    return {sys.prefix, sys.base_prefix, str(SETUP.parents[3]), str(Path(qemu10()).parent)}
 
 
 def loopback() -> str:
