@@ -224,7 +224,7 @@ class Bench:
         """A new export; what the disks held before it is in `truth`."""
         plan = self.plan(options)
         self.truth = {key: self.content(key) for key in self.keys}
-        return _OPEN[plan.method](self.nodes, self.settings, plan, self.context())  # type: ignore[arg-type]
+        return _OPEN[plan.method](self.nodes, self.settings, plan, self.context())  # type: ignore[arg-type]  # one node will do
 
     def backup(
         self,

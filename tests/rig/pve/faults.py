@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,24 +16,15 @@ _FOLDERS = {"fast": "/srv/fast", "shared": "/mnt/pve/shared"}
 
 
 class Faults:
-    """Part of PveCluster."""
+    """Part of PveCluster, which has what is named here."""
 
     etc: Path
     nodes: dict[str, PveNode]
     api: RigPve
-
-    @property
-    def one(self) -> PveNode:
-        raise NotImplementedError
-
-    def node_of(self, vmid: int) -> PveNode:
-        raise NotImplementedError
-
-    def storage_folder(self, name: str, node: str) -> Path:
-        raise NotImplementedError
-
-    def write_members(self) -> None:
-        raise NotImplementedError
+    one: PveNode
+    node_of: Callable[[int], PveNode]
+    storage_folder: Callable[[str, str], Path]
+    write_members: Callable[[], None]
 
     @contextmanager
     def locked(self, vmid: int, lock: str = "backup") -> Iterator[None]:

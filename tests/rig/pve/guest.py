@@ -37,7 +37,7 @@ class PveGuest(Guest):
         spec = GuestSpec(
             self.conf.values.get("name", ""), uuid, tuple(disk.lab for disk in disks), agent, agent_program
         )
-        super().__init__(None, uuid, spec=spec)  # type: ignore[arg-type]
+        super().__init__(None, uuid, spec=spec)  # type: ignore[arg-type]  # no libvirt host
         self._devices: dict[str, str] = {}
 
     @property

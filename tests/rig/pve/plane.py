@@ -23,7 +23,7 @@ from pve.tools.says import Died
 _INTEGERS = ("cores", "sockets", "onboot", "template", "protection", "tablet", "unprivileged", "swap", "numa")
 
 
-class RigPve(FakePve):  # type: ignore[misc]
+class RigPve(FakePve):  # type: ignore[misc]  # fakepve has no types
     """etc: the tree behind /etc/pve. nodes_by_name: the cluster's."""
 
     def __init__(self, etc: Path, nodes_by_name: Mapping[str, PveNode], version: str) -> None:

@@ -289,7 +289,7 @@ def test_an_nbd_server_of_others_is_left_alone(bench: Bench) -> None:
     bench.qemu.monitor(
         "block-export-add", type="nbd", id="drive-scsi0", node_name=bench.qemu.node("scsi0"), name="other"
     )
-    bench.plan = lambda _=None: plan  # type: ignore[method-assign]
+    bench.plan = lambda _=None: plan  # type: ignore[method-assign]  # made before
     with pytest.raises(GuestBusy, match="Another backup"):
         bench.open()
     assert [item["id"] for item in bench.qemu.monitor("query-block-exports")] == ["drive-scsi0"]
