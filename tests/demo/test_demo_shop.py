@@ -111,9 +111,6 @@ def test_the_containers_archive_is_a_tar(folder, tmp_path):
             assert members["./var/log/queries.log"].uid == 105
             assert serial in tar.extractfile("./etc/bind/zone.example").read()
             assert b"rootfs: fast:110" in tar.extractfile("./etc/vzdump/pct.conf").read()
-    assert last["disks"][0]["bytes_stored"] < last["disks"][0]["size"] * 0.7, (
-        "what did not change is there already"
-    )
 
 
 def test_points_as_json(document):

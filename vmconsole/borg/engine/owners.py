@@ -60,5 +60,7 @@ def _command(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return ""
-    text = " ".join(word.decode("utf-8", "replace") for word in words).strip()
+    # Without the folders of an interpreter and its script, which leave no room for what it does.
+    shown = [word.rpartition(b"/")[2] if place < 2 else word for place, word in enumerate(words)]
+    text = " ".join(word.decode("utf-8", "replace") for word in shown).strip()
     return "".join(character if character.isprintable() else "?" for character in text)[:120]
