@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,10 @@ _MISSING = {13, 15, 18}
 _TAKEN = {10, 19}
 _PASSPHRASE = {50, 51, 52, 53}
 _LOCK = {70, 71, 73}
+_LOCK_TIMEOUT = 73
+_LOCK_SLICE = 5.0
+"""Seconds one try waits for a lock. Borg looks at a lock every tenth of its --lock-wait: asked to wait for ten
+minutes at once it sleeps for one, even after it has removed a dead process's lock, and again for its cache's."""
 _FULL = {14, 20}
 _CONNECTION = {80, 81, 85, 86, 87}
 _DAMAGED = {12, 16, 17, 26, *range(90, 100)}
@@ -80,7 +84,9 @@ class BorgCommand:
         if secret is not None:
             env["BORG_PASSPHRASE"] = secret
         try:
-            completed = self._machine.run(self._argv(words), timeout=TIMEOUT, check=False, env=env)
+            completed = self._patiently(
+                lambda wait: self._machine.run(self._argv(words, wait), timeout=TIMEOUT, check=False, env=env)
+            )
         except CommandFailed as error:
             raise self._error(RepositoryError, error.message, error.hint) from error
         if completed.status and completed.status not in _WARNING:
@@ -94,7 +100,20 @@ class BorgCommand:
         if secret is not None and "\n" in secret:
             raise self._error(WrongPassphrase, "The passphrase holds a line break.", "Use one without.")
         script = _WATCHED_PLAIN if secret is None else _WATCHED
-        process = self._machine.start(["env", *variables, "sh", "-c", script, "borg", *self._argv(words)])
+        start = ["env", *variables, "sh", "-c", script, "borg"]
+        return self._patiently(lambda wait: self._watch([*start, *self._argv(words, wait)], secret, cancel))
+
+    def _patiently(self, attempt: Callable[[float], Completed]) -> Completed:
+        """Try until the lock was got, for as long as the configuration says to wait for it."""
+        left = self._settings.lock_wait
+        while True:
+            completed = attempt(min(left, _LOCK_SLICE))
+            left -= _LOCK_SLICE
+            if completed.status != _LOCK_TIMEOUT or left <= 0:
+                return completed
+
+    def _watch(self, argv: list[str], secret: str | None, cancel: Cancel) -> Completed:
+        process = self._machine.start(argv)
         try:
             if secret is not None:
                 process.write(secret.encode() + b"\n")
@@ -107,9 +126,9 @@ class BorgCommand:
         finally:
             process.close()
 
-    def _argv(self, words: tuple[str, ...]) -> list[str]:
+    def _argv(self, words: tuple[str, ...], lock_wait: float) -> list[str]:
         settings = self._settings
-        options = ["--log-json", "--lock-wait", str(max(1, round(settings.lock_wait)))]
+        options = ["--log-json", "--lock-wait", str(max(1, round(lock_wait)))]
         if settings.is_remote:
             options += ["--rsh", settings.remote_shell]
             if settings.remote_path:

@@ -111,6 +111,25 @@ def fake(lab: Lab, tmp_path: Path) -> Callable[[str], Lab]:
     return make
 
 
+def test_a_long_wait_for_a_lock_is_cut_into_short_ones(fake: Callable[[str], Lab], tmp_path: Path) -> None:
+    """Borg looks at a lock every tenth of its wait, which would be a minute of ten."""
+    log = tmp_path / "waits"
+    body = f"""
+wait = sys.argv[sys.argv.index("--lock-wait") + 1]
+with open({str(log)!r}, "a") as file:
+    file.write(wait + "\\n")
+if len(open({str(log)!r}).readlines()) < 3:
+    sys.exit(73)
+print(json.dumps({{"repository": {{"id": "ab"}}}}))
+"""
+    assert fake(body).with_settings(lock_wait=600.0).repository.id() == "ab"
+    assert log.read_text().split() == ["5", "5", "5"]
+    log.unlink()
+    with pytest.raises(RepositoryLocked):
+        fake(body).with_settings(lock_wait=9.0).repository.id()
+    assert log.read_text().split() == ["5", "4"]
+
+
 def failing(status: int, message: str) -> str:
     line = json.dumps({"type": "log_message", "levelname": "ERROR", "message": message, "msgid": "X"})
     return f"print({line!r}, file=sys.stderr); sys.exit({status})"
