@@ -181,7 +181,8 @@ def test_killed_together_with_its_guard_while_the_agent_freezes(
     guest.agent_program("fake", "freeze-delay=4")
     try:
         with world.held(guest, **KILLS["freeze"]) as child:
-            wait_for(lambda: "domfsfreeze" in str(guest.host.processes()), "the agent to be asked")
+            asked = f"domfsfreeze {guest.uuid}"  # the guard has the bare word in its own text
+            wait_for(lambda: asked in str(guest.host.processes()), "the agent to be asked")
             kill_guards(guest)
             child.kill()
         wait_for(guest.frozen, "the agent to freeze the guest")

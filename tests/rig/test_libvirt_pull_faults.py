@@ -28,6 +28,7 @@ from vmconsole.errors import (
     HostError,
     OutOfSpace,
 )
+from vmconsole.hypervisors.held.line import GuardLine
 from vmconsole.hypervisors.libvirt import guard, hold, journal
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.model.point import Mode
@@ -312,7 +313,7 @@ def test_a_guard_that_hears_nothing_more_cleans_up(
     guest: Guest, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the network goes away without a word: sshd would keep the connection for hours."""
-    monkeypatch.setattr(guard.Guard, "_beat", lambda self: None)
+    monkeypatch.setattr(GuardLine, "_beat", lambda self: None)
     monkeypatch.setattr(hold, "Watched", functools.partial(guard.Watched, silence=2))
     _, export, _ = shelf.open(guest.uuid)
     wait_for(lambda: not guest.job(), "the guard to give up", 20)
