@@ -123,6 +123,10 @@ class RepositoryDamaged(RepositoryError):
     """The repository fails a check, or an archive misses what it refers to."""
 
 
+class ArchivesVanished(RepositoryError):
+    """Restore points are gone that nobody here deleted; nothing that frees space is done until that is accepted."""
+
+
 class HostError(VmconsoleError):
     """A hypervisor host."""
 
@@ -172,6 +176,10 @@ class BackupFailed(VmconsoleError):
 
 class GuestBusy(BackupFailed):
     """Another job or another tool holds the guest."""
+
+
+class NotTogether(BackupFailed):
+    """Guests that were to be cut at the same moment could not be; none was."""
 
 
 class GuestStopped(BackupFailed):

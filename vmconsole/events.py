@@ -91,6 +91,35 @@ class Warned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Throttled(Event):
+    """How fast a host is read has changed, and why. rate: bytes per second, 0 for no limit."""
+
+    kind: ClassVar[str] = "throttled"
+    host: str
+    rate: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestPostponed(Event):
+    """It cannot be backed up right now, and is tried again. until: ISO 8601, when at the earliest."""
+
+    kind: ClassVar[str] = "guest_postponed"
+    guest: str
+    message: str
+    until: str
+
+
+@dataclass(frozen=True, slots=True)
+class CutTogether(Event):
+    """Several guests were cut at one moment. skew_ms: between the first cut and the last."""
+
+    kind: ClassVar[str] = "cut_together"
+    guests: tuple[str, ...]
+    skew_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class PointMade(Event):
     """A restore point was committed."""
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
+from vmconsole.config.plan_schema import Parallel, Rate, check_rates
 from vmconsole.config.secret_schema import TokenConfig
 from vmconsole.config.values import (
     RULES,
@@ -63,6 +64,14 @@ class HostConfig(BaseModel):
     proxmox: "vzdump" (always), or "qmp" (never vzdump, but for containers)."""
     connections: Annotated[int, Field(ge=1, le=16)] = 2
     """Connections per disk that read at the same time."""
+    parallel: Parallel | None = None
+    """Guests backed up at the same time, of a cluster on each node; default: per_host in [limits]."""
+    rate: Rate | None = None
+    """Bytes read per second at most: "100 MiB/s"; default: no limit but that of [limits]."""
+    rates: dict[Text, Rate] = Field(default_factory=dict)
+    """Instead of rate during a part of the day: { "08:00-18:00" = "20 MiB/s" }."""
+    headroom: bool | None = None
+    """Slow down while the host or its guests suffer; default: as in [limits]."""
     networks: dict[Text, Text] = Field(default_factory=dict)
     """Where network cards of guests from elsewhere go: old bridge or network (with .VLAN) = the one here."""
     nodes: dict[NodeName, Address] = Field(default_factory=dict)
@@ -100,6 +109,11 @@ class HostConfig(BaseModel):
                     'a network here is the name of a bridge or network, such as "default", "br0" or "vmbr0.20"'
                 )
         return value
+
+    @field_validator("rates")
+    @classmethod
+    def _check_rates(cls, value: dict[str, int]) -> dict[str, int]:
+        return check_rates(value)
 
     @field_validator("scratch")
     @classmethod

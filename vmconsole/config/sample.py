@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterator, Mapping
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from vmconsole.config.host_schema import PROXMOX_ONLY, HostConfig
+from vmconsole.config.plan_schema import ChannelConfig, LimitsConfig, NotifyConfig, ScheduleConfig
 from vmconsole.config.schema import DefaultsConfig, FileConfig, GroupConfig, RepositoryConfig
 from vmconsole.config.units import write_duration, write_size
 
@@ -18,7 +20,18 @@ _HEAD = """\
 # Relative paths start from this file's folder. A passphrase never stands here, only where to find it.
 """
 _SIZES = frozenset({"scratch_reserve", "chunk_size"})
-_DURATIONS = frozenset({"connect_timeout", "command_timeout", "lock_wait", "freeze_budget", "agent_timeout"})
+_DURATIONS = frozenset(
+    {
+        "connect_timeout",
+        "command_timeout",
+        "lock_wait",
+        "freeze_budget",
+        "agent_timeout",
+        "jitter",
+        "repeat",
+        "undo",
+    }
+)
 
 # What to show where there is no default; written as TOML.
 _EXAMPLES: Mapping[str, str] = {
@@ -43,6 +56,22 @@ _EXAMPLES: Mapping[str, str] = {
     "exclude_disks": '{ "db" = ["vdb"] }',
     "nodes": '{ pve2 = "root@10.0.0.2" }',
     "fleecing": '"local-lvm"',
+    "pools": '["production"]',
+    "kinds": '["container"]',
+    "exclude_tags": '["no-backup"]',
+    "when": '"daily 22:00"',
+    "window": '"22:00-06:00"',
+    "keep": "{ daily = 14, weekly = 8, monthly = 12 }",
+    "overdue_after": '"26 h"',
+    "ping": '"https://hc-ping.com/your-id"',
+    "timezone": '"Europe/Berlin"',
+    "parallel": "2",
+    "rate": '"100 MiB/s"',
+    "rates": '{ "08:00-18:00" = "20 MiB/s" }',
+    "headroom": "true",
+    "url": '"ntfy://ntfy.example/backups"',
+    "secret": '{ file = "mail-url" }',
+    "metrics": '"/var/lib/prometheus/node-exporter/vmconsole.prom"',
     "api": '"https://pve1.example:8006"',
     "api_token": '{ id = "backup@pve!vmconsole", file = "token" }',
     "api_fingerprint": '"6a09e667bb67ae853c6ef372a54ff53a510e527f9b05688c1f83d9ab5be0cd19"',
@@ -58,12 +87,18 @@ def sample() -> str:
         ("hosts.kvm1", HostConfig),
         ("repositories.main", RepositoryConfig),
         ("groups.daily", GroupConfig),
+        ("limits", LimitsConfig),
+        ("notify", NotifyConfig),
     )
-    parts = [_HEAD, "\n".join(_field("state_dir", FileConfig.model_fields["state_dir"]))]
+    top = [line for name in ("timezone", "state_dir") for line in _field(name, FileConfig.model_fields[name])]
+    parts = [_HEAD, "\n".join(top)]
     for title, model in sections:
         parts.append("\n".join([f"[{title}]", *_fields(model)]))
         if model is HostConfig:
             parts.append(_proxmox())
+        if model is GroupConfig:
+            parts.append(_commented("groups.daily.schedules.noon", ScheduleConfig))
+    parts.append(_commented("notify.channels.mail", ChannelConfig))
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
@@ -75,8 +110,16 @@ def explain(model: type[BaseModel], field: str) -> str:
 
 def _fields(model: type[BaseModel]) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        if model is not HostConfig or name not in PROXMOX_ONLY:
-            yield from _field(name, field)
+        if name in ("schedules", "channels") or (model is HostConfig and name in PROXMOX_ONLY):
+            continue
+        yield from _field(name, field)
+
+
+def _commented(title: str, model: type[BaseModel]) -> str:
+    lines = [f"# [{title}]"]
+    for name, field in model.model_fields.items():
+        lines += _field(name, field)
+    return "\n".join(lines)
 
 
 def _proxmox() -> str:
@@ -96,15 +139,20 @@ def _field(name: str, field: FieldInfo) -> Iterator[str]:
 
 def _value(name: str, field: FieldInfo) -> str:
     default = field.default
+    if name == "rate" or (name == "rates" and field.default_factory is not None):
+        return _EXAMPLES[name]
     if default is None or field.is_required() or default == () or field.default_factory is not None:
         if name in _EXAMPLES:
             return _EXAMPLES[name]
         # a group's limits default to those of [defaults]
-        default = DefaultsConfig.model_fields[name].default
+        inherited = DefaultsConfig if name in DefaultsConfig.model_fields else GroupConfig
+        default = inherited.model_fields[name].default
     if name in _SIZES:
         return f'"{write_size(default)}"'
     if name in _DURATIONS:
         return f'"{write_duration(default)}"'
+    if isinstance(default, tuple):
+        return json.dumps(list(default))
     if isinstance(default, bool):
         return "true" if default else "false"
     return str(default) if isinstance(default, int) else f'"{default}"'

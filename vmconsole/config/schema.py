@@ -6,10 +6,21 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
 from vmconsole.config.host_schema import HostConfig
+from vmconsole.config.plan_schema import (
+    KeepConfig,
+    LimitsConfig,
+    NotifyConfig,
+    Parallel,
+    Pause,
+    ScheduleConfig,
+    When,
+    WindowField,
+)
 from vmconsole.config.secret_schema import SecretConfig
 from vmconsole.config.values import (
     RULES,
@@ -57,6 +68,12 @@ class RepositoryConfig(BaseModel):
     """Command to use instead of `ssh`, as Borg's --rsh."""
     remote_path: Text | None = None
     """Path of `borg` on the repository's server, as Borg's --remote-path."""
+    parallel: Parallel | None = None
+    """Guests backed up into it at the same time; default: per_repository in [limits]."""
+    undo: Duration = 604800.0
+    """Pruned restore points can be had back for this long; only then does compact delete them."""
+    compact: When | None = "sunday 12:00"
+    """When to delete what was pruned and to free its space, after a scheduled run."""
     passphrase: SecretConfig | None = None
     """Where the passphrase comes from: exactly one of file, command, env, credential, keyring."""
 
@@ -85,6 +102,12 @@ class RepositoryConfig(BaseModel):
         return self
 
 
+Kinds = Annotated[
+    tuple[Literal["vm", "container", "template"], ...],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+]
+
+
 class GroupConfig(BaseModel):
     """Guests that are backed up together: those that guests, tags or hosts names and exclude does not."""
 
@@ -95,9 +118,15 @@ class GroupConfig(BaseModel):
     tags: Texts = ()
     """Every guest with one of these tags."""
     hosts: Texts = ()
-    """Every guest on these hosts; * and ? match."""
+    """Every guest on these hosts, or nodes of a cluster as host/node; * and ? match."""
+    pools: Texts = ()
+    """Every guest in these Proxmox pools; * and ? match."""
+    kinds: Kinds = ()
+    """Every guest of these kinds: "vm", "container", "template"."""
     exclude: Texts = ()
     """Guests to leave out, written as in guests."""
+    exclude_tags: Texts = ()
+    """Guests to leave out that have one of these tags."""
     repository: Text | None = None
     """Where the restore points go; default: the repository in [defaults]."""
     exclude_disks: dict[Text, Texts] = Field(default_factory=dict)
@@ -110,11 +139,57 @@ class GroupConfig(BaseModel):
     """Longest time a guest may stay frozen; default: as in [defaults]."""
     agent_timeout: PositiveDuration | None = None
     """How long to wait for the guest agent to answer; default: as in [defaults]."""
+    together: bool = False
+    """Freeze and cut all guests of the group at the same moment, whatever hosts they are on."""
+    when_not_together: Literal["fail", "apart"] = "fail"
+    """When one of them cannot be frozen in time: "fail" all, or back them up "apart", each by itself."""
+    when: When | None = None
+    """When to back up: "daily 22:00", "weekdays 12:30", "every 4 h", "last sunday 03:00", or cron. Several
+    schedules: a [groups.NAME.schedules.NAME] table for each instead."""
+    window: WindowField | None = None
+    """Work starts, and may go on, only in here: "22:00-06:00"."""
+    jitter: Duration = 0.0
+    """Start up to so much later, differently for each guest, the same every time."""
+    keep: KeepConfig | None = None
+    """What to keep: { daily = 14, weekly = 8, monthly = 12 }. Without it nothing is ever pruned."""
+    paused: Pause = False
+    """true, or until a date: "2026-12-24" or "2026-12-24 18:00"."""
+    schedules: dict[Name, ScheduleConfig] = Field(default_factory=dict)
+    """Several schedules, each [groups.GROUP.schedules.NAME]."""
+    overdue_after: PositiveDuration | None = None
+    """A guest without a good restore point for so long is overdue; default: as its schedules suggest."""
+    ping: Text | None = None
+    """URL to call when a scheduled run of the group went well; with /start and /fail added at its start and
+    when it did not: a dead man's switch such as healthchecks.io."""
+
+    @field_validator("ping")
+    @classmethod
+    def _check_ping(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/]+(?:/\S*)?", value):
+            raise ValueError("must be an http:// or https:// address")
+        return value
 
     @model_validator(mode="after")
     def _covers_something(self) -> GroupConfig:
-        if not (self.guests or self.tags or self.hosts):
-            raise ValueError('covers no guest: give guests, tags or hosts (hosts = ["*"] covers all)')
+        if not (self.guests or self.tags or self.hosts or self.pools or self.kinds):
+            raise ValueError(
+                'covers no guest: give guests, tags, pools, kinds or hosts (hosts = ["*"] covers all)'
+            )
+        if "*" in self.exclude or (
+            set(self.guests) <= set(self.exclude)
+            and not (self.tags or self.hosts or self.pools or self.kinds)
+        ):
+            raise ValueError("covers no guest: exclude takes away everything that guests names")
+        if both := set(self.tags) & set(self.exclude_tags):
+            raise ValueError(f'tag "{min(both)}" is in tags and in exclude_tags: keep one')
+        return self
+
+    @model_validator(mode="after")
+    def _schedules_fit(self) -> GroupConfig:
+        if self.when and self.schedules:
+            raise ValueError(
+                "has when and schedules: keep one, or make when a [groups.NAME.schedules.NAME] table"
+            )
         return self
 
 
@@ -140,6 +215,8 @@ class FileConfig(BaseModel):
 
     model_config = RULES
 
+    timezone: Text | None = None
+    """Zone of all times here, such as "Europe/Berlin"; default: this machine's."""
     state_dir: LocalPath | None = None
     """Folder for vmconsole's memory; default: /var/lib/vmconsole for root, else ~/.local/state/vmconsole."""
     defaults: DefaultsConfig = DefaultsConfig()
@@ -150,3 +227,19 @@ class FileConfig(BaseModel):
     """Borg repositories, each [repositories.NAME]."""
     groups: dict[Name, GroupConfig] = Field(default_factory=dict)
     """Groups of guests, each [groups.NAME]."""
+    limits: LimitsConfig = LimitsConfig()
+    """How much backups may ask at the same time."""
+    notify: NotifyConfig = NotifyConfig()
+    """Alerts, digests and metrics."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _check_timezone(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                ZoneInfo(value)
+            except (ValueError, OSError, LookupError):
+                raise ValueError(
+                    f'"{value}" is not a time zone: write it as "Europe/Berlin" or "UTC"'
+                ) from None
+        return value

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import tzinfo
 from pathlib import Path
 from typing import NoReturn
+from zoneinfo import ZoneInfo
 
 from vmconsole.config.host_schema import HostConfig
 from vmconsole.config.paths import default_state_dir
+from vmconsole.config.plans import local_zone, rates_of, retention_of, schedules_of, selector_of
 from vmconsole.config.problems import did_you_mean
 from vmconsole.config.schema import FileConfig, GroupConfig, RepositoryConfig
 from vmconsole.errors import ConfigError
 from vmconsole.interfaces import ExportOptions
 from vmconsole.model.group import Group, Selector
 from vmconsole.model.guest import Guest
+from vmconsole.model.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,46 @@ class Config:
             self._unknown("repository", name, self.file.repositories)
         return self.file.repositories[name]
 
+    @property
+    def timezone(self) -> tzinfo:
+        """The zone of all times in the file."""
+        return ZoneInfo(self.file.timezone) if self.file.timezone else local_zone()
+
     def group(self, name: str) -> Group:
         settings = self._group(name)
-        selector = Selector(settings.guests, settings.tags, settings.hosts, settings.exclude)
-        return Group(name, selector, settings.repository or self.default_repository())
+        return Group(
+            name,
+            selector_of(settings),
+            settings.repository or self.default_repository(),
+            schedules_of(name, settings, self.timezone),
+            retention_of(settings.keep),
+            settings.together,
+            settings.when_not_together == "apart",
+            settings.overdue_after or 0.0,
+            settings.ping or "",
+        )
+
+    def limits(self) -> Limits:
+        """Of everything together."""
+        limits = self.file.limits
+        return Limits(limits.parallel, limits.rate, rates_of(limits.rates))
+
+    def host_limits(self, name: str) -> Limits:
+        """Of a host; of a cluster, of each of its nodes."""
+        host = self.host(name)
+        return Limits(host.parallel or self.file.limits.per_host, host.rate or 0, rates_of(host.rates))
+
+    def storage_limits(self) -> Limits:
+        """Of any one storage of a host."""
+        return Limits(self.file.limits.per_storage)
+
+    def repository_limits(self, name: str) -> Limits:
+        return Limits(self.repository(name).parallel or self.file.limits.per_repository)
+
+    def headroom(self, host: str) -> bool:
+        """Whether backups slow down while the host or its guests suffer."""
+        asked = self.host(host).headroom
+        return self.file.limits.headroom if asked is None else asked
 
     def groups(self) -> tuple[Group, ...]:
         """All groups, in the order of the file."""

@@ -124,4 +124,4 @@ def write_duration(seconds: float) -> str:
     for unit, name in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")):
         if milliseconds >= unit and milliseconds % unit == 0:
             return f"{milliseconds // unit} {name}"
-    return f"{milliseconds} ms"
+    return f"{milliseconds} ms" if milliseconds else "0 s"

@@ -87,6 +87,11 @@ class RestorePoint:
     fulls_ago: int = 0
     """How many incrementals stand between this point and the last full read."""
     warnings: tuple[str, ...] = ()
+    group: str = ""
+    schedule: str = ""
+    """Whose retention it is kept by; both empty for a backup by hand."""
+    together: Mapping[str, Any] = field(default_factory=dict)
+    """Of guests cut at the same moment: `guests` (their names) and `skew_ms` between the first cut and the last."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the hypervisor adapter wants to see again; opaque to everybody else."""
     archive_id: str = ""

@@ -101,7 +101,101 @@ def _first_tables(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
 
 
-STEPS: tuple[Step, ...] = (_first_tables,)
+def _schedules_and_history(connection: Connection) -> None:
+    number = BigInteger().with_variant(Integer(), "sqlite")
+    metadata = MetaData()
+    Table(
+        "backups",
+        metadata,
+        Column("id", number, primary_key=True, autoincrement=True),
+        Column("run", String(40), nullable=False),
+        Column("uuid", String(200), nullable=False),
+        Column("guest", Text, nullable=False),
+        Column("host", String(64), nullable=False),
+        Column("repository", String(64), nullable=False),
+        Column("group", String(64), nullable=False),
+        Column("schedule", String(64), nullable=False),
+        Column("slot", BigInteger),
+        Column("started", BigInteger, nullable=False),
+        Column("ended", BigInteger),
+        Column("state", String(20), nullable=False),
+        Column("mode", String(20), nullable=False),
+        Column("method", String(20), nullable=False),
+        Column("reason", Text, nullable=False),
+        Column("consistency", String(20), nullable=False),
+        Column("archive", String(200), nullable=False),
+        Column("bytes_expected", BigInteger, nullable=False),
+        Column("bytes_dirty", BigInteger, nullable=False),
+        Column("bytes_read", BigInteger, nullable=False),
+        Column("bytes_stored", BigInteger, nullable=False),
+        Column("milliseconds", BigInteger, nullable=False),
+        Column("code", String(64), nullable=False),
+        Column("error", Text, nullable=False),
+        Column("hint", Text, nullable=False),
+        Index("backups_by_guest", "uuid", "started"),
+        Index("backups_by_run", "run"),
+        Index("backups_by_start", "started"),
+    )
+    Table(
+        "schedules",
+        metadata,
+        Column("group", String(64), primary_key=True),
+        Column("schedule", String(64), primary_key=True),
+        Column("rule", Text, nullable=False),
+        Column("since", BigInteger, nullable=False),
+    )
+    Table(
+        "marks",
+        metadata,
+        Column("repository", String(64), primary_key=True),
+        Column("archive", String(200), primary_key=True),
+        Column("archive_id", String(64), nullable=False),
+        Column("marked", BigInteger, nullable=False),
+        Column("reason", Text, nullable=False),
+    )
+    Table(
+        "deletions",
+        metadata,
+        Column("repository", String(64), primary_key=True),
+        Column("archive_id", String(64), primary_key=True),
+        Column("archive", String(200), nullable=False),
+        Column("deleted", BigInteger, nullable=False),
+    )
+    Table(
+        "vanished",
+        metadata,
+        Column("repository", String(64), primary_key=True),
+        Column("archive_id", String(64), primary_key=True),
+        Column("archive", String(200), nullable=False),
+        Column("guest", Text, nullable=False),
+        Column("time", BigInteger, nullable=False),
+        Column("noticed", BigInteger, nullable=False),
+        Column("accepted", BigInteger),
+    )
+    Table(
+        "alerts",
+        metadata,
+        Column("kind", String(20), primary_key=True),
+        Column("key", String(200), primary_key=True),
+        Column("text", Text, nullable=False),
+        Column("hint", Text, nullable=False),
+        Column("subject", Text, nullable=False),
+        Column("group", String(64), nullable=False),
+        Column("since", BigInteger, nullable=False),
+        Column("sent", BigInteger),
+        Column("ended", BigInteger),
+    )
+    Table(
+        "notes",
+        metadata,
+        Column("key", String(200), primary_key=True),
+        Column("value", Text, nullable=False),
+        Column("time", BigInteger, nullable=False),
+    )
+    metadata.create_all(connection, checkfirst=False)
+
+
+STEPS: tuple[Step, ...] = (_first_tables, _schedules_and_history)
 
 
 def migrate(database: Database, steps: Sequence[Step] = STEPS) -> int:

@@ -263,7 +263,10 @@ def all_name_a_line(content: bytes) -> bool:
     try:
         parse(HERE, content)
     except ConfigError as error:
-        return all(line.startswith(f"{HERE} line ") for line in error.message.split("\n"))
+        said = error.message.split("\n")
+        if len(said) > 20:  # it stops there
+            assert said.pop().startswith("… and ")
+        return all(line.startswith(f"{HERE} line ") for line in said)
     return True
 
 

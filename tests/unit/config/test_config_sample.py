@@ -7,6 +7,13 @@ from pydantic import BaseModel
 
 from vmconsole.config.host_schema import LIBVIRT_ONLY, PROXMOX_ONLY, HostConfig
 from vmconsole.config.load import parse
+from vmconsole.config.plan_schema import (
+    ChannelConfig,
+    KeepConfig,
+    LimitsConfig,
+    NotifyConfig,
+    ScheduleConfig,
+)
 from vmconsole.config.sample import explain, sample
 from vmconsole.config.schema import DefaultsConfig, FileConfig, GroupConfig, RepositoryConfig
 from vmconsole.config.secret_schema import SecretConfig, TokenConfig
@@ -17,6 +24,11 @@ MODELS: tuple[type[BaseModel], ...] = (
     HostConfig,
     RepositoryConfig,
     GroupConfig,
+    ScheduleConfig,
+    KeepConfig,
+    LimitsConfig,
+    NotifyConfig,
+    ChannelConfig,
     SecretConfig,
     TokenConfig,
 )
@@ -24,9 +36,11 @@ MODELS: tuple[type[BaseModel], ...] = (
 
 def everything() -> bytes:
     """The sample with everything switched on."""
-    text = re.sub(r"(?m)^# (?=\[hosts|[a-z_]+ = )", "", sample())
-    # the sample shows a user and a port also where the address has them, and two ways to verify an API
-    return re.sub(r"(?m)^api_ca = .*\n", "", text).replace("root@kvm1.example", "kvm1.example").encode()
+    text = re.sub(r"(?m)^# (?=\[|[a-z_]+ = )", "", sample())
+    # The sample shows a user and a port also where the address has them, two ways to verify an API, two
+    # places of an address, and both ways to say when.
+    text = re.sub(r"(?m)^(?:api_ca|secret) = .*\n", "", text).replace("root@kvm1.example", "kvm1.example")
+    return re.sub(r"(?m)^when = .*\n", "", text, count=1).encode()
 
 
 def test_sample_loads_as_it_is_and_with_everything_switched_on() -> None:
@@ -34,6 +48,9 @@ def test_sample_loads_as_it_is_and_with_everything_switched_on() -> None:
     config = parse(Path("/c.toml"), everything())
     assert set(config.group("daily").selector.hosts) == {"kvm1"}
     assert config.host("kvm1").port == 22
+    (noon,) = config.group("daily").schedules
+    assert (noon.text, noon.retention.weekly, noon.pause) == ("daily 22:00", 8, None)
+    assert config.file.notify.channels.keys() == {"mail"}
     assert config.host("pve").nodes == {"pve2": "root@10.0.0.2"}
 
 
@@ -56,6 +73,10 @@ def test_defaults_in_the_sample_are_the_defaults() -> None:
         "rsh",
         "remote_path",
         "networks",
+        "parallel",
+        "rate",
+        "rates",
+        "headroom",
     }
     for name in HostConfig.model_fields.keys() - examples:
         assert getattr(plain.host("kvm1"), name) == getattr(switched.host("kvm1"), name), name

@@ -1,0 +1,65 @@
+"""What every long call gets, and how it is told how fast it may go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from vmconsole.events import EventSink
+from vmconsole.model.cancel import Cancel
+from vmconsole.model.clock import Clock
+from vmconsole.model.run import Journal
+
+
+class Pace(Protocol):
+    """How fast data may be asked of a host. Thread-safe; shared by all that read from it."""
+
+    def wait(self, length: int) -> float:
+        """Ask to request so many bytes. 0: granted. Else seconds after which to ask again."""
+        ...
+
+    def came(self, length: int, seconds: float) -> None:
+        """So many bytes have come, so long after they were requested."""
+        ...
+
+
+class Unhurried:
+    """No limit."""
+
+    def wait(self, length: int) -> float:
+        return 0.0
+
+    def came(self, length: int, seconds: float) -> None:
+        pass
+
+
+UNHURRIED = Unhurried()
+
+
+class Together(Protocol):
+    """A guest's part in a cut of several. Each call waits for the others, and raises NotTogether when
+    one of them cannot; the guest is then thawed and nothing is cut, as after any other failure.
+    """
+
+    def frozen(self, freeze_ms: int | None) -> None:
+        """This guest is frozen, or cannot be (None): returns when all are, and it is time to cut."""
+        ...
+
+    def cut(self) -> None:
+        """This guest was cut, just now. Does not wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every long call gets."""
+
+    run: str
+    events: EventSink
+    cancel: Cancel
+    journal: Journal
+    clock: Clock
+    pace: Pace = UNHURRIED
+    """How fast the host may be read."""
+    together: Together | None = None
+    """The guests that are cut at the same moment; None for a guest by itself."""

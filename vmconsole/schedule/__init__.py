@@ -1,0 +1,1 @@
+"""When: calendar, due, missed and overdue, limits, the order of work."""
