@@ -75,6 +75,11 @@ class StateStore:
             raise
         return cls(database, clock, process_identity, process_is_dead, token)
 
+    @property
+    def database(self) -> Database:
+        """Shared with the other parts of our memory; closed with the store."""
+        return self._database
+
     def close(self) -> None:
         self._database.close()
 
