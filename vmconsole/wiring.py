@@ -98,7 +98,9 @@ class Wiring:
 
     @property
     def history(self) -> History:
-        return self._once("history", "", self._open_history)
+        from vmconsole.state.history import StateHistory
+
+        return self._once("history", "", lambda: StateHistory(self._state.database, self._clock, is_dead))
 
     def hypervisor(self, host: str) -> Hypervisor:
         return self._once("hypervisor", host, lambda: self._open_host(host))
@@ -200,11 +202,6 @@ class Wiring:
     @property
     def _state(self) -> StateStore:
         return self._once("store", "", self._open_store)
-
-    def _open_history(self) -> History:
-        from vmconsole.state.history import StateHistory
-
-        return StateHistory(self._state.database, self._clock, is_dead)
 
     def _open_store(self) -> StateStore:
         from vmconsole.state.store import StateStore

@@ -11,7 +11,7 @@ from vmconsole.model.guest import Guest, HostInventory
 from vmconsole.runs.work import Target
 from vmconsole.schedule.due import Slot
 from vmconsole.schedule.jobs import HOST, REPOSITORY, STORAGE, Capacity, Resource
-from vmconsole.schedule.queue import GUEST
+from vmconsole.schedule.sizing import GUEST
 
 
 class ConfiguredFleet:

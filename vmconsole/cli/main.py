@@ -81,13 +81,22 @@ def build_parser() -> Parser:
         "--run-schedule", action="store_true", help="back up everything that is due or was missed, then end"
     )
     scheduling.add_argument(
-        "--loop", action="store_true", help="with --run-schedule: stay, and back up whenever something is due"
+        "--loop",
+        dest="schedule_loop",
+        action="store_true",
+        help="with --run-schedule: stay, and back up whenever something is due",
     )
     scheduling.add_argument(
-        "--dry-run", action="store_true", help="with --run-schedule: show the plan, change nothing"
+        "--dry-run",
+        dest="schedule_plan",
+        action="store_true",
+        help="with --run-schedule: show the plan, change nothing",
     )
     scheduling.add_argument(
-        "--at", metavar="TIME", help='with --dry-run: the plan at another time, such as "2026-12-24 22:00"'
+        "--at",
+        dest="schedule_at",
+        metavar="TIME",
+        help='with --dry-run: the plan at another time, such as "2026-12-24 22:00"',
     )
     _common(parser, top=True)
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND")
@@ -135,6 +144,12 @@ def with_config(text: str, config: str | None) -> str:
 
 
 def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace, Services, Output], int]:
+    if (args.schedule_loop or args.schedule_plan or args.schedule_at) and not args.run_schedule:
+        # Before a verb they would be lost, and a dry run with them.
+        raise UsageError(
+            "--loop, --dry-run and --at before a command belong to --run-schedule.",
+            hint=f"Write the options of {args.verb} behind it." if args.verb else "Add --run-schedule",
+        )
     if args.run_schedule:
         if args.verb is not None:
             raise UsageError(

@@ -37,21 +37,23 @@ class At:
 
 
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
-    if args.at and not args.dry_run:
+    if args.schedule_at and not args.schedule_plan:
         raise UsageError("--at shows the plan of another time: it needs --dry-run.", hint="Add --dry-run")
-    if args.loop and args.dry_run:
+    if args.schedule_loop and args.schedule_plan:
         raise UsageError("--loop and --dry-run are of no use together.", hint="Leave one of them out")
     if not any(group.schedules for group in services.config.groups()):
         output.note(
             f'No group in {services.config_path} has a schedule. Give one: when = "daily 22:00"', "yellow"
         )
-        if not args.loop:
+        if not args.schedule_loop:
             output.document({"run": None, "due": []})
             return EXIT_DONE
-    if args.dry_run:
-        clock = At(services.clock, _moment(args.at, services)) if args.at else services.clock
+    if args.schedule_plan:
+        clock = (
+            At(services.clock, _moment(args.schedule_at, services)) if args.schedule_at else services.clock
+        )
         return show_plan(_queue(services, clock), clock, services, output)
-    return _loop(services, output) if args.loop else _once(services, output)
+    return _loop(services, output) if args.schedule_loop else _once(services, output)
 
 
 def _moment(text: str, services: Services) -> datetime:

@@ -15,9 +15,9 @@ from vmconsole.model.history import BackupRecord
 from vmconsole.model.schedule import Schedule
 from vmconsole.runs.work import Target, Work
 from vmconsole.schedule.due import Slot, due_slots, overdue_after, still_due
-from vmconsole.schedule.expect import expect
-from vmconsole.schedule.jobs import HOST, Capacity, Job, Resource
+from vmconsole.schedule.jobs import Capacity, Job
 from vmconsole.schedule.order import Order
+from vmconsole.schedule.sizing import job_of
 
 _AGAIN = timedelta(minutes=5)
 _MOVED = timedelta(seconds=20)
@@ -28,8 +28,6 @@ _LOOK = timedelta(seconds=60)
 _LATER = timedelta(days=30)
 """From then on everything that is ever tried again for a slot would be."""
 _SLOT = "slot"
-GUEST = "guest"
-"""A kind of resource: a guest is in one job at a time, whatever groups it is in."""
 
 
 class Fleet(Protocol):
@@ -226,41 +224,18 @@ class ScheduleQueue:
         key = self._key(slot)
         work = Work(key, targets, slot.group.apart)
         due = max(slot.starts(target.guest) for target in targets)
-        return Scheduled(work, slot, self._job(key, slot, targets, due), due)
+        job = job_of(
+            work,
+            due,
+            self._history.of_guest,
+            deadline=slot.closes,
+            overdue=max(self._overdue(target.guest, slot.group) for target in targets),
+        )
+        return Scheduled(work, slot, job, due)
 
     def _key(self, slot: Slot) -> str:
         self._number += 1
         return f"{slot.key}#{self._number:06}"
-
-    def _job(self, key: str, slot: Slot, targets: Sequence[Target], due: datetime) -> Job:
-        guests = [target.guest for target in targets]
-        expected = [
-            expect(
-                target.guest, self._history.of_guest(target.guest.uuid), full=bool(target.options.full_reason)
-            )
-            for target in targets
-        ]
-        first, *others = guests
-        storages = {name for guest in guests for name in storages_of(guest)}
-        return Job(
-            key=key,
-            guest=", ".join(guest.name for guest in guests),
-            host=host_of(first),
-            repository=targets[0].repository.name,
-            seconds=max(item.seconds for item in expected),
-            bytes=sum(item.bytes for item in expected),
-            due=due,
-            storages=tuple(sorted(storages)),
-            deadline=slot.closes,
-            overdue=max(self._overdue(guest, slot.group) for guest in guests),
-            also=(
-                *(
-                    Resource(HOST, name)
-                    for name in sorted({host_of(guest) for guest in others} - {host_of(first)})
-                ),
-                *(Resource(GUEST, guest.uuid) for guest in guests),
-            ),
-        )
 
     def _overdue(self, guest: Guest, group: Group) -> float:
         """Seconds past the group's limit; 0 within it, and for a guest that was never backed up."""
@@ -286,23 +261,6 @@ class ScheduleQueue:
                 self._open[item.job.key] = item
             found.append(item)
         return found
-
-
-def host_of(guest: Guest) -> str:
-    """Its host, of a cluster the node: what has a processor and disks of its own."""
-    return f"{guest.host}/{guest.node}" if guest.node else guest.host
-
-
-def storages_of(guest: Guest) -> tuple[str, ...]:
-    """The storages its disks are on, as the host names them: of Proxmox the storage, else the folder."""
-    names = set()
-    for disk in guest.disks:
-        if disk.included and disk.source:
-            folder, slash, _ = disk.source.rpartition("/")
-            storage, colon, _ = disk.source.partition(":")
-            name = storage if colon and "/" not in storage else folder if slash else disk.source
-            names.add(f"{guest.host}:{name or '/'}")
-    return tuple(sorted(names))
 
 
 def _once_each(guests: Iterable[Guest]) -> list[Guest]:

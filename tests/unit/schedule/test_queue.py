@@ -16,7 +16,8 @@ from vmconsole.model.schedule import Schedule
 from vmconsole.runs.work import Target, Work
 from vmconsole.schedule.due import Slot
 from vmconsole.schedule.jobs import HOST, Capacity
-from vmconsole.schedule.queue import GUEST, ScheduleQueue
+from vmconsole.schedule.queue import ScheduleQueue
+from vmconsole.schedule.sizing import GUEST
 
 TEN = datetime(2026, 11, 25, 22, 0, tzinfo=UTC)
 
