@@ -136,6 +136,5 @@ class Part:
 
     def gave_up(self, error: BaseException) -> None:
         """It ended before the others were done with it."""
-        if not isinstance(error, NotTogether):
-            message = error.message if isinstance(error, VmconsoleError) else repr(error)
-            self._whole.fail(self._name, f"failed: {message.rstrip('.')}")
+        message = error.message if isinstance(error, VmconsoleError) else repr(error)
+        self._whole.fail(self._name, f"failed: {message.rstrip('.')}")
