@@ -75,6 +75,11 @@ class StateStore:
             raise
         return cls(database, clock, process_identity, process_is_dead, token)
 
+    @property
+    def database(self) -> Database:
+        """For what else remembers there."""
+        return self._database
+
     def close(self) -> None:
         self._database.close()
 
