@@ -303,6 +303,10 @@ class FakeStore:
     def claim(self, key, run):
         return self.claims.setdefault(key, run)
 
+    def release_claim(self, key, run):
+        if self.claims.get(key) == run:
+            del self.claims[key]
+
     def release_claims(self, run):
         self.claims = {key: holder for key, holder in self.claims.items() if holder != run}
 

@@ -27,7 +27,9 @@ from vmconsole.errors import (
 )
 from vmconsole.model.guest import Guest, HostInventory
 from vmconsole.runs.names import find_guest
-from vmconsole.runs.runner import Outcome, Target, forecast
+from vmconsole.runs.outcome import Outcome
+from vmconsole.runs.runner import forecast
+from vmconsole.runs.work import Target
 
 HELP = "back up guests now"
 

@@ -12,7 +12,7 @@ from vmconsole.errors import RepositoryLocked, VmconsoleError
 from vmconsole.interfaces import Repository
 from vmconsole.model.guest import Guest, GuestKind, GuestState, HostInventory, HostKind
 from vmconsole.model.point import RestorePoint
-from vmconsole.runs.runner import Target
+from vmconsole.runs.work import Target
 
 LOCK_PATIENCE = 3.0
 """Seconds to wait for a repository's lock before somebody is told."""

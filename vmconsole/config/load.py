@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vmconsole.config.contradictions import contradictions
 from vmconsole.config.lines import KeyPath, find_lines
 from vmconsole.config.problems import Problem, as_error, did_you_mean, error_at, from_validation
 from vmconsole.config.schema import FileConfig
@@ -60,7 +61,7 @@ def parse(path: Path, content: bytes) -> Config:
     except ValidationError as error:
         # not `from error`: its text could repeat what it checked
         raise as_error(path, from_validation(error), lines) from None
-    wrong = list(_wrong_references(file))
+    wrong = [*_wrong_references(file), *contradictions(file)]
     if wrong:
         raise as_error(path, wrong, lines)
     return Config(path, file)

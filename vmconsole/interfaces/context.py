@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from vmconsole.events import EventSink
 from vmconsole.model.cancel import Cancel
@@ -37,9 +38,13 @@ UNHURRIED = Unhurried()
 
 
 class Together(Protocol):
-    """A guest's part in a cut of several. Each call waits for the others, and raises NotTogether when
-    one of them cannot; the guest is then thawed and nothing is cut, as after any other failure.
+    """A guest's part in a cut of several. Those that wait raise NotTogether when another guest cannot go on;
+    the guest is then thawed and nothing is cut, as after any other failure.
     """
+
+    def ready(self) -> None:
+        """All is prepared to freeze this guest: returns when that is so of all of them."""
+        ...
 
     def frozen(self, freeze_ms: int | None) -> None:
         """This guest is frozen, or cannot be (None): returns when all are, and it is time to cut."""
@@ -47,6 +52,14 @@ class Together(Protocol):
 
     def cut(self) -> None:
         """This guest was cut, just now. Does not wait."""
+        ...
+
+    def off(self) -> None:
+        """This guest does not run: any moment will do for it. Does not wait."""
+        ...
+
+    def result(self) -> Mapping[str, Any]:
+        """Returns when all were cut: what RestorePoint.together holds."""
         ...
 
 

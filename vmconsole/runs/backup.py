@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
-from vmconsole.errors import BackupFailed, Cancelled, VmconsoleError
+from vmconsole.errors import BackupFailed, Cancelled, NotTogether, VmconsoleError
 from vmconsole.events import GuestPlanned, PointMade, Warned, step
 from vmconsole.interfaces import (
     ArchiveWriter,
@@ -16,15 +16,18 @@ from vmconsole.interfaces import (
     Export,
     ExportOptions,
     ExportPlan,
-    Hypervisor,
-    Repository,
     RepositoryWriter,
+    Together,
 )
-from vmconsole.model.guest import Guest
+from vmconsole.model.guest import Guest, GuestState
 from vmconsole.model.point import DiskPoint, Mode, RestorePoint, archive_name
 from vmconsole.runs.feed import read_feed, skipped
 from vmconsole.runs.progress import Thinned
 from vmconsole.runs.transfer import copy_disk
+from vmconsole.runs.work import Target
+
+_VZDUMP = "vzdump"
+"""The method of ExportPlan that works through the host's own backup program."""
 
 
 def guest_points(uuid: str, points: Sequence[RestorePoint]) -> list[RestorePoint]:
@@ -48,32 +51,27 @@ def with_full_rule(
     return options
 
 
-def back_up(
-    guest: Guest,
-    hypervisor: Hypervisor,
-    repository: Repository,
-    repository_id: str,
-    writer: RepositoryWriter,
-    options: ExportOptions,
-    full_every: int,
-    context: Context,
-) -> RestorePoint:
+def back_up(target: Target, repository_id: str, writer: RepositoryWriter, context: Context) -> RestorePoint:
     """Make one restore point. On any error nothing is left on the host or in the repository.
 
     Raises BackupFailed, HostError, RepositoryError, Cancelled.
     """
+    guest, hypervisor, repository = target.guest, target.hypervisor, target.repository
     began = context.clock.monotonic()
     all_points = writer.points()
     points = guest_points(guest.uuid, all_points)
     with step(context.events, context.run, guest.name, "plan"):
-        asked = with_full_rule(options, points, full_every, repository.chunk_size)
+        asked = with_full_rule(target.options, points, target.full_every, repository.chunk_size)
         plan = hypervisor.plan(guest.uuid, repository_id, points, asked)
+    if context.together is not None:
+        _join(plan, context.together)
     announce(plan, context)
     export = hypervisor.export(plan, context)
     archive: ArchiveWriter | None = None
     try:
         for warning in export.cut.warnings:
             context.events(Warned(context.run, guest.name, warning))
+        together = context.together.result() if context.together is not None else {}
         name = _free_name(plan, export, {point.archive for point in all_points})
         archive = writer.archive(name)
         with step(context.events, context.run, guest.name, "read"):
@@ -87,7 +85,13 @@ def back_up(
         point = _point(
             plan, export, name, disks, hypervisor.kind.value, repository.chunk_size, points, context.run
         )
-        point = replace(point, seconds=context.clock.monotonic() - began)
+        point = replace(
+            point,
+            seconds=context.clock.monotonic() - began,
+            group=target.group,
+            schedule=target.schedule,
+            together=together,
+        )
         with step(context.events, context.run, guest.name, "commit"):
             archive_id = archive.commit(point, export.files)
     except BaseException as error:
@@ -114,6 +118,19 @@ def back_up(
         )
     )
     return point
+
+
+def _join(plan: ExportPlan, together: Together) -> None:
+    """Raises NotTogether for a guest that nobody else can cut at a moment of their choice."""
+    guest = plan.guest
+    if plan.method == _VZDUMP:
+        raise NotTogether(
+            f"{guest.name} is read by vzdump, which freezes and cuts it by itself.",
+            hint='Leave it out of the group, or give the group when_not_together = "apart".',
+            subject=guest.name,
+        )
+    if guest.state is GuestState.OFF or guest.template:
+        together.off()
 
 
 def announce(plan: ExportPlan, context: Context) -> None:

@@ -1,4 +1,4 @@
-"""One run: its row in the state, its event log, its guests one after another, its exit code.
+"""One run: its row in the state, its event log, its exit code, and the guests it is made of.
 
 A run is its own process; everybody else follows it through the state. Whatever a guest's backup
 raises ends that guest only.
@@ -6,10 +6,8 @@ raises ends that guest only.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
 
 from vmconsole.errors import (
     EXIT_DONE,
@@ -17,84 +15,47 @@ from vmconsole.errors import (
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
     EXIT_WARNINGS,
-    Cancelled,
-    GuestBusy,
-    ParentUnusable,
     VmconsoleError,
 )
-from vmconsole.events import Event, EventSink, GuestFailed, RunFinished, RunStarted, Warned, step
-from vmconsole.interfaces import (
-    Cancel,
-    Clock,
-    Context,
-    ExportOptions,
-    ExportPlan,
-    Hypervisor,
-    Repository,
-    RepositoryWriter,
-    RunStore,
-)
-from vmconsole.model.guest import Guest
+from vmconsole.events import Event, EventSink, RunFinished, RunStarted, Warned, step
+from vmconsole.interfaces import Cancel, Clock, Context, ExportPlan, History, RunStore
 from vmconsole.model.point import RestorePoint
-from vmconsole.model.run import RunState
-from vmconsole.runs.backup import back_up, guest_points, with_full_rule
+from vmconsole.runs.backup import guest_points, with_full_rule
 from vmconsole.runs.cleanup import clean, dead_entries
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One guest to back up, where to, and within which limits."""
-
-    guest: Guest
-    hypervisor: Hypervisor
-    repository: Repository
-    options: ExportOptions = field(default_factory=ExportOptions)
-    full_every: int = 30
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How a run went. errors: by guest name or subject, in the order they happened."""
-
-    run: str
-    points: list[RestorePoint] = field(default_factory=list)
-    errors: list[tuple[str, VmconsoleError]] = field(default_factory=list)
-    warnings: int = 0
-    exit_code: int = EXIT_DONE
-
-    @property
-    def state(self) -> RunState:
-        if self.exit_code == EXIT_INTERRUPTED:
-            return RunState.CANCELLED
-        if self.exit_code == EXIT_WARNINGS:
-            return RunState.WARNINGS
-        return RunState.DONE if self.exit_code == EXIT_DONE else RunState.FAILED
+from vmconsole.runs.outcome import Outcome
+from vmconsole.runs.shift import Shift
+from vmconsole.runs.work import InOrder, Queue, Target
 
 
 class Runner:
     """Carries out runs. listeners hear every event, besides the state's own log."""
 
-    def __init__(self, store: RunStore, clock: Clock, cancel: Cancel, listeners: Sequence[EventSink]) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        clock: Clock,
+        cancel: Cancel,
+        listeners: Sequence[EventSink],
+        history: History | None = None,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._cancel = cancel
         self._listeners = tuple(listeners)
+        self._history = history
 
     def backup(self, targets: Sequence[Target], subject: str) -> Outcome:
-        """Back up the targets, each repository opened once. Never raises for a guest's own failure."""
-        with self.run("backup", subject) as (context, outcome):
+        """Back up the targets one after another. Never raises for a guest's own failure."""
+        return self.work(InOrder(targets), "backup", subject, targets)
+
+    def work(self, queue: Queue, kind: str, subject: str, targets: Sequence[Target] = ()) -> Outcome:
+        """Back up what the queue hands out, each repository opened once. Never raises for a guest's own failure.
+
+        targets: those known beforehand, on whose hosts is undone first what dead runs left there.
+        """
+        with self.run(kind, subject) as (context, outcome):
             self._clean_up(targets, context)
-            by_repository = itertools.groupby(
-                sorted(targets, key=lambda target: target.repository.name), lambda target: target.repository
-            )
-            for repository, group in by_repository:
-                guests = list(group)
-                try:
-                    self._backup_into(repository, guests, context, outcome)
-                except Cancelled:
-                    raise
-                except VmconsoleError as error:
-                    self._fail(repository.name, error, context, outcome)
+            Shift(queue, self._store, self._history, context, outcome).carry_out()
         return outcome
 
     def _clean_up(self, targets: Sequence[Target], context: Context) -> None:
@@ -135,73 +96,16 @@ class Runner:
                 RunFinished(row.id, outcome.state.value, self._clock.monotonic() - began, outcome.exit_code)
             )
 
-    def _backup_into(
-        self, repository: Repository, targets: Sequence[Target], context: Context, outcome: Outcome
-    ) -> None:
-        with repository.writer(context) as writer:
-            repository_id = repository.id()
-            for target in targets:
-                self._cancel.check()
-                try:
-                    outcome.points.append(self._backup_one(target, repository_id, writer, context))
-                except Cancelled:
-                    raise
-                except VmconsoleError as error:
-                    self._fail(target.guest.name, error, context, outcome)
-            # Kept for lists that must not wait for the repository.
-            with suppress(VmconsoleError):
-                self._store.save_points(repository.name, writer.points())
-
-    def _backup_one(
-        self, target: Target, repository_id: str, writer: RepositoryWriter, context: Context
-    ) -> RestorePoint:
-        holder = self._store.claim(f"guest/{target.guest.uuid}", context.run)
-        if holder != context.run:
-            raise GuestBusy(
-                f"{target.guest.name} is already being worked on by run {holder}.",
-                hint=f"Follow it with: vmconsole runs {holder} --follow",
-                subject=target.guest.name,
-            )
-        try:
-            return self._back_up(target, target.options, repository_id, writer, context)
-        except ParentUnusable as error:
-            # Never the user's problem at night: what cannot be built upon is read in full.
-            context.events(Warned(context.run, target.guest.name, f"{error.message} Everything is read."))
-            options = replace(target.options, full_reason="the parent cannot be used")
-            return self._back_up(target, options, repository_id, writer, context)
-
-    def _back_up(
-        self,
-        target: Target,
-        options: ExportOptions,
-        repository_id: str,
-        writer: RepositoryWriter,
-        context: Context,
-    ) -> RestorePoint:
-        return back_up(
-            target.guest,
-            target.hypervisor,
-            target.repository,
-            repository_id,
-            writer,
-            options,
-            target.full_every,
-            context,
-        )
-
-    def _fail(self, name: str, error: VmconsoleError, context: Context, outcome: Outcome) -> None:
-        outcome.errors.append((name, error))
-        context.events(GuestFailed(context.run, name, error.code, error.message, error.hint))
-
     def _sink(self, run: str, outcome: Outcome) -> EventSink:
         listeners = self._listeners
         store = self._store
 
         def sink(event: Event) -> None:
-            if isinstance(event, Warned):
-                outcome.warnings += 1
-            for listener in listeners:
-                listener(event)
+            with outcome.lock:
+                if isinstance(event, Warned):
+                    outcome.warnings += 1
+                for listener in listeners:
+                    listener(event)
             store.add_event(run, event.as_json())
 
         return sink

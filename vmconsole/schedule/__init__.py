@@ -1,1 +1,1 @@
-"""When: calendar, due, missed and overdue, limits, the order of work."""
+"""When: what is due, missed and overdue, limits, the order of work."""

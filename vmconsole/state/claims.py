@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, and_, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from vmconsole.errors import VmconsoleError
@@ -32,9 +32,11 @@ def claim(database: Database, key: str, run: str, now: int, is_dead: Callable[[s
     raise VmconsoleError(f"The claim {key} changes hands too fast.", hint="Start the run again.", subject=key)
 
 
-def release(database: Database, run: str) -> None:
+def release(database: Database, run: str, key: str | None = None) -> None:
+    """One name, or all that the run holds."""
+    held = claims.c.run == run if key is None else and_(claims.c.run == run, claims.c.key == key)
     with database.writing() as connection:
-        connection.execute(delete(claims).where(claims.c.run == run))
+        connection.execute(delete(claims).where(held))
 
 
 def _holder(database: Database, key: str) -> tuple[str, str, str] | None:

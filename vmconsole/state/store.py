@@ -233,6 +233,9 @@ class StateStore:
         """As interfaces.RunStore; a holder that ended, or whose process is proven dead, loses the name."""
         return claiming.claim(self._database, key, run, to_number(self._clock.now()), self._is_dead)
 
+    def release_claim(self, key: str, run: str) -> None:
+        claiming.release(self._database, run, key)
+
     def release_claims(self, run: str) -> None:
         claiming.release(self._database, run)
 

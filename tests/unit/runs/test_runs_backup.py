@@ -21,7 +21,8 @@ from vmconsole.events import GuestFailed, PointMade, RunFinished, StepFinished, 
 from vmconsole.interfaces import Cancel, ExportOptions
 from vmconsole.model.point import Consistency, Mode
 from vmconsole.runs.backup import back_up, with_full_rule
-from vmconsole.runs.runner import Runner, Target, forecast
+from vmconsole.runs.runner import Runner, forecast
+from vmconsole.runs.work import Target
 
 
 @pytest.fixture
@@ -40,16 +41,8 @@ def repository(diary):
 
 
 def make(host, repository, events=None, cancel=None, full_every=30):
-    return back_up(
-        guest(),
-        host,
-        repository,
-        repository.id(),
-        repository,
-        ExportOptions(),
-        full_every,
-        context(events, cancel),
-    )
+    target = Target(guest(), host, repository, full_every=full_every)
+    return back_up(target, repository.id(), repository, context(events, cancel))
 
 
 def test_a_full_then_an_incremental_hold_what_the_disk_held(host, repository, diary):

@@ -17,6 +17,7 @@ from vmconsole.model.export import DiskPlan, ExportPlan
 from vmconsole.model.point import Mode
 from vmconsole.runs.backup import back_up
 from vmconsole.runs.restore import choose_disks, file_destinations
+from vmconsole.runs.work import Target
 
 
 def tar(files):
@@ -103,9 +104,8 @@ def repository(diary):
 
 def make(host, repository, events=None, cancel=None):
     options = ExportOptions()
-    return back_up(
-        guest(), host, repository, repository.id(), repository, options, 30, context(events, cancel)
-    )
+    target = Target(guest(), host, repository, options)
+    return back_up(target, repository.id(), repository, context(events, cancel))
 
 
 def test_all_disks_are_written_at_once(diary, repository):

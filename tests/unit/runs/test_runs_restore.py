@@ -5,9 +5,10 @@ from fakes import MIB, Diary, FakeHypervisor, FakeRepository, context, guest
 
 from vmconsole.errors import Cancelled, PointNotFound, RestoreFailed, UsageError
 from vmconsole.events import Restored, Warned
-from vmconsole.interfaces import ExportOptions, GuestRestore
+from vmconsole.interfaces import GuestRestore
 from vmconsole.runs.backup import back_up
 from vmconsole.runs.restore import choose_disks, file_destinations, restore_files, restore_guest
+from vmconsole.runs.work import Target
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def repository():
 @pytest.fixture
 def point(repository):
     host = FakeHypervisor(repository.diary)
-    return back_up(guest(), host, repository, repository.id(), repository, ExportOptions(), 30, context())
+    return back_up(Target(guest(), host, repository), repository.id(), repository, context())
 
 
 class FakeFile:

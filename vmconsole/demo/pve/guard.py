@@ -112,16 +112,22 @@ class Guard:
                 self._say(ends, "failed", str(error))
             else:
                 self._say(ends, "done")
-        elif word == "cut":
-            self._cut(ends, json.loads(rest))
+        elif word in ("cut", "meet"):
+            self._cut(ends, json.loads(rest), together=word == "meet")
         elif word == "status":
             self._say(ends, "state", *self._state())
 
-    def _cut(self, ends: Talk, steps: Sequence[Step]) -> None:
+    def _cut(self, ends: Talk, steps: Sequence[Step], *, together: bool) -> None:
         began = self._freeze(ends) if self._doc["freeze"] else None
-        self._say(ends, "cutting")
+        if together:
+            self._say(ends, "waiting")
+        apart = together and self._line(ends, float(self._doc["budget"])) != "go"
+        if not apart:
+            self._say(ends, "cutting")
         at, why = time.monotonic(), ""
         try:
+            if apart:
+                raise _Failed("apart")
             for step in steps:
                 self._step(step, ends)
         except _Failed as error:

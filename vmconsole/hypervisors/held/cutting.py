@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vmconsole.errors import VmconsoleError
+from vmconsole.interfaces import Together
+
 Phase = Callable[[str, float | None], None]
 """Hears `freeze`, `cut` and `thaw` with None when each begins, and with its seconds when it has succeeded."""
 
@@ -31,6 +34,19 @@ class Cutting:
         self.report = CutReport()
         self._phase = phase
         self._froze = 0.0
+
+    def meet(self, send: Callable[[str], None], together: Together) -> VmconsoleError | None:
+        """The guard waits, with the guest frozen or not, for the others to be as far; tell it to go on.
+
+        Returns why not: the guard then thaws and answers `failed`.
+        """
+        try:
+            together.frozen(round(self._froze * 1000) if self.report.frozen else None)
+        except VmconsoleError as error:
+            send("apart")
+            return error
+        send("go")
+        return None
 
     def hear(self, word: str, rest: str) -> None:
         if word == "freezing":

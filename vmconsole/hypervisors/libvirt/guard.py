@@ -17,6 +17,7 @@ from vmconsole.errors import (
 from vmconsole.hypervisors.held.cutting import CutReport, Cutting, Phase
 from vmconsole.hypervisors.held.line import GuardLine
 from vmconsole.hypervisors.libvirt.virsh import failure
+from vmconsole.interfaces import Together
 from vmconsole.remote.machine import Machine, Process
 
 _ALARMS = ("scratch", "ioerror", "stopped", "late-thaw")
@@ -95,18 +96,26 @@ class Guard:
         guard._line.live()
         return guard
 
-    def cut(self, backup: str, checkpoint: str, phase: Phase) -> CutReport:
-        """Freeze, begin the job, thaw. Raises GuestBusy, and what virsh.failure() makes of libvirt's answer."""
+    def cut(self, backup: str, checkpoint: str, phase: Phase, together: Together | None = None) -> CutReport:
+        """Freeze, begin the job, thaw. Raises GuestBusy, what virsh.failure() makes of libvirt's answer, and
+        NotTogether.
+        """
         with self._line.lock:
-            self._line.send(f"cut\n{backup}\n{checkpoint}")
+            self._line.send(f"cut{' together' if together else ''}\n{backup}\n{checkpoint}")
             cutting = Cutting(phase)
+            apart: VmconsoleError | None = None
             while True:
                 word, rest = self._line.answer(_CUT_SECONDS)
                 if word == "ready":
                     return cutting.report
                 if word == "failed":
-                    raise self._refused(rest)
+                    raise apart or self._refused(rest)
+                if word == "waiting" and together is not None:
+                    apart = cutting.meet(self._line.send, together)
+                    continue
                 cutting.hear(word, rest)
+                if word == "cut" and together is not None:
+                    together.cut()
 
     def check(self) -> None:
         """Raise OutOfSpace or GuestStopped when the guard said so, HostUnreachable when it is gone."""

@@ -8,6 +8,7 @@
 # hold: commands on stdin, one a line, answers on stdout behind "@ ":
 #   cut (then a line of backup XML and one of checkpoint XML)   freeze.. cut.. thaw.. ready|failed
 #            (or a line of snapshot XML and an empty one)
+#   cut together (as cut)   freeze.. waiting, and then go or apart: go on, or thaw and fail
 #   status   job ours|none|foreign|unknown, then the domain's state
 #   release  end the job, keep the checkpoint: released|stuck
 #   keep     the checkpoint stays from here on: kept
@@ -210,7 +211,19 @@ thaw_after_cut() {
     [ "$pending" = no ] && within 10 guest-agent-timeout "$uuid" --timeout -2 >/dev/null 2>&1
 }
 
+# Nobody is cut before all are frozen. A silence is a no: the timer thaws the guest at its end anyway.
+meet() {
+    say "waiting"
+    silence_before=$silence silence=${budget%.*}
+    silence=$((silence + 2))
+    next
+    silence=$silence_before
+    [ "$line" = go ]
+}
+
 cut() {
+    together=$1
+    shift
     next; backup=$line
     next; record=$line
     frozen=no early=no timer=
@@ -224,6 +237,11 @@ cut() {
     before=$(v domstate "$uuid" --reason 2>/dev/null)
     now; began=$up
     [ "$freeze" = yes ] && freeze_guest
+    if [ "$together" = yes ] && ! meet; then
+        [ -n "$timer" ] && thaw_after_cut
+        say "failed 0 apart"
+        return
+    fi
     say "cutting"
     now; at=$up
     if [ "${backup#<domainsnapshot}" != "$backup" ]; then
@@ -278,7 +296,8 @@ esac
 say "hello"
 while next; do
     case $line in
-    cut) cut "$@" ;;
+    cut) cut no "$@" ;;
+    "cut together") cut yes "$@" ;;
     status)
         look
         turn=0

@@ -102,7 +102,10 @@ class Hold:
     def cut(self, backup: str, checkpoint: str) -> Cut:
         """Freeze, begin the job, thaw. Raises as Guard.cut()."""
         self._context.cancel.check()
-        report = self._guard.cut(backup, checkpoint, self._phase)
+        together = self._context.together
+        if together is not None:
+            together.ready()
+        report = self._guard.cut(backup, checkpoint, self._phase, together)
         if report.pending:
             self._remember_freeze()
         self._cut = Cut(

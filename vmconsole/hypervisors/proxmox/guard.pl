@@ -12,6 +12,7 @@
 # hold: commands follow on stdin, one a line, answers on stdout behind "@ ":
 #   do STEPS         result NAME VALUE..., then done or failed WHY
 #   cut STEPS        freeze, do, thaw; then ready or failed WHY
+#   meet STEPS       as cut, but between freeze and do: waiting, then go or apart
 #   status           state WORD EXPORTS: of QEMU's run state, and how many exports of ours there are
 #   commit           finish what the document says: committed|stuck WHY|lost, and exit
 #   rollback         undo everything: clean|stuck WHY, and exit
@@ -87,16 +88,25 @@ sub freeze {
     return;
 }
 
+# Nobody is cut before all are frozen. A silence is a no: the watcher thaws the guest at its end anyway.
+sub meet {
+    say('waiting');
+    return (line($doc->{budget} + 2) // '') eq 'go';
+}
+
 sub cut {
-    my ($steps) = @_;
+    my ($steps, $together) = @_;
     my $froze = $doc->{freeze} ? freeze() : undef;
-    say('cutting');
-    my $at = now();
-    my $good = eval { step($_) for @$steps; 1 };
-    my $why = $@;
-    if ($good) { note('cut'); say(sprintf 'cut %d', 1000 * (now() - $at)) }
-    else { eval { resume() } }
-    hang_up();
+    my ($good, $why) = (0, 'apart');
+    if (!$together || meet()) {
+        say('cutting');
+        my $at = now();
+        $good = eval { step($_) for @$steps; 1 };
+        $why = $@;
+        if ($good) { note('cut'); say(sprintf 'cut %d', 1000 * (now() - $at)) }
+        else { eval { resume() } }
+        hang_up();
+    }
     if (defined $froze) {
         my $said = thaw();
         $said = thaw() if defined noted('frozen');
@@ -322,7 +332,8 @@ sub begin {
 
 # The next line; nothing at the end, or after too long a silence.
 sub line {
-    my $end = now() + ($doc ? $doc->{silence} : 60);
+    my ($patience) = @_;
+    my $end = now() + ($patience // ($doc ? $doc->{silence} : 60));
     while (index($buffer, "\n") < 0) {
         my $left = $end - now();
         return if $left <= 0;
@@ -350,6 +361,7 @@ sub hold {
         my ($command, $rest) = split / /, $line, 2;
         if    ($command eq 'do')     { say('done') if steps($json->decode($rest)) }
         elsif ($command eq 'cut')    { cut($json->decode($rest)) }
+        elsif ($command eq 'meet')   { cut($json->decode($rest), 1) }
         elsif ($command eq 'status') { status() }
         elsif ($command eq 'commit') {
             if (commit()) { finish('committed') }

@@ -12,13 +12,22 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from vmconsole.errors import BackupFailed, GuestBusy, GuestStopped, HostError, HostUnreachable, OutOfSpace
+from vmconsole.errors import (
+    BackupFailed,
+    GuestBusy,
+    GuestStopped,
+    HostError,
+    HostUnreachable,
+    OutOfSpace,
+    VmconsoleError,
+)
 from vmconsole.hypervisors.held.cutting import CutReport, Cutting, Phase
 from vmconsole.hypervisors.held.line import GuardLine
 from vmconsole.hypervisors.proxmox.api import NO_QUORUM, no_quorum
 from vmconsole.hypervisors.proxmox.document import Document
 from vmconsole.hypervisors.proxmox.graph import Step
 from vmconsole.hypervisors.proxmox.loose import parse_json
+from vmconsole.interfaces import Together
 from vmconsole.remote.machine import Machine, Process
 
 _STEP_SECONDS = 400.0
@@ -81,10 +90,13 @@ class Guard:
                 elif word == "failed":
                     raise self._refused(rest)
 
-    def cut(self, steps: Sequence[Step], phase: Phase) -> tuple[CutReport, dict[str, Any]]:
-        """Freeze, carry the steps out, thaw. Raises BackupFailed, GuestBusy."""
+    def cut(
+        self, steps: Sequence[Step], phase: Phase, together: Together | None = None
+    ) -> tuple[CutReport, dict[str, Any]]:
+        """Freeze, carry the steps out, thaw. Raises BackupFailed, GuestBusy, NotTogether."""
+        apart: VmconsoleError | None = None
         with self._line.lock:
-            self._line.send("cut " + json.dumps(steps, separators=(",", ":")))
+            self._line.send(("meet " if together else "cut ") + json.dumps(steps, separators=(",", ":")))
             cutting = Cutting(phase)
             results: dict[str, Any] = {}
             while True:
@@ -92,11 +104,16 @@ class Guard:
                 if word == "ready":
                     return cutting.report, results
                 if word == "failed":
-                    raise self._refused(rest)
+                    raise apart or self._refused(rest)
                 if word == "result":
                     name, _, value = rest.partition(" ")
                     results[name] = parse_json(value)
+                if word == "waiting" and together is not None:
+                    apart = cutting.meet(self._line.send, together)
+                    continue
                 cutting.hear(word, rest)
+                if word == "cut" and together is not None:
+                    together.cut()
 
     def check(self) -> None:
         """Raise OutOfSpace or GuestStopped when the guard said so, HostUnreachable when it is gone."""

@@ -89,7 +89,10 @@ class Hold:
     def cut(self, steps: Sequence[Step]) -> tuple[Cut, dict[str, Any]]:
         """Freeze, carry the steps out, thaw. The cut's facts are empty: the caller knows more."""
         self._context.cancel.check()
-        report, results = self._guard.cut(steps, self._phase)
+        together = self._context.together
+        if together is not None:
+            together.ready()
+        report, results = self._guard.cut(steps, self._phase, together)
         if report.pending:
             self._remember_freeze()
         cut = Cut(

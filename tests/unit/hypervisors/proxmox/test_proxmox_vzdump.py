@@ -28,7 +28,7 @@ from vmconsole.hypervisors.proxmox.host import CLEANERS
 from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
 from vmconsole.hypervisors.proxmox.vzdump import clean_vzdump, open_vzdump_export
 from vmconsole.hypervisors.proxmox.vzdumpjob import Mark, end
-from vmconsole.interfaces import Cancel, Context, ExportOptions, ExportPlan
+from vmconsole.interfaces import Cancel, Context, ExportPlan
 from vmconsole.model.guest import GuestKind
 from vmconsole.model.point import Consistency, Mode, RestorePoint
 from vmconsole.model.run import JournalEntry
@@ -36,6 +36,7 @@ from vmconsole.remote.local import LocalMachine
 from vmconsole.remote.ssh import SshMachine
 from vmconsole.remote.ssh_settings import SshSettings
 from vmconsole.runs.backup import back_up
+from vmconsole.runs.work import Target
 
 DISKS = {
     "scsi0": random.Random(1).randbytes(3 * MIB) + bytes(2 * MIB) + random.Random(2).randbytes(MIB + 512),
@@ -107,7 +108,7 @@ class Lab:
         plan = plan_of(guest, excluded)
         repository = self.repository
         host = Host(plan, self.machine)
-        return back_up(plan.guest, host, repository, "ab", repository, ExportOptions(), 30, self.context)
+        return back_up(Target(plan.guest, host, repository), "ab", repository, self.context)
 
     def fails(self, guest: PveGuest = VM) -> VmconsoleError:
         with pytest.raises(VmconsoleError) as caught:
@@ -490,6 +491,7 @@ from dataclasses import replace
 from vmconsole.hypervisors.proxmox.vzdumpjob import VzdumpJob
 from vmconsole.remote.ssh import SshMachine
 from vmconsole.remote.ssh_settings import SshSettings
+from vmconsole.runs.work import Target
 machine = SshMachine(SshSettings(
     "pve", {address!r}, Path({known_hosts!r}), identity_files=(Path({key!r}),), config_file=None, use_agent=False))
 job = VzdumpJob(machine, "pve", replace(CONTAINER, vmid={vmid} + 10**7), context())

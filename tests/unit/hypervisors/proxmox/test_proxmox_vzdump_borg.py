@@ -21,11 +21,12 @@ from vmconsole.errors import BackupFailed
 from vmconsole.hypervisors.proxmox.facts import PveDisk, PveGuest
 from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
 from vmconsole.hypervisors.proxmox.vzdump import open_vzdump_export
-from vmconsole.interfaces import Context, ExportOptions, ExportPlan
+from vmconsole.interfaces import Context, ExportPlan
 from vmconsole.model.point import RestorePoint
 from vmconsole.remote.local import LocalMachine
 from vmconsole.runs.backup import back_up
 from vmconsole.runs.restore import choose_disks, file_destinations, restore_files
+from vmconsole.runs.work import Target
 
 PASSPHRASE = "correct horse"
 VMID = 10**6 + os.getpid()
@@ -61,9 +62,7 @@ class Shop:
         host = Host(Diary())
         host.made = plan_of(guest)
         with self.repository.writer(context()) as writer:
-            return back_up(
-                host.made.guest, host, self.repository, "ab", writer, ExportOptions(), 30, context()
-            )
+            return back_up(Target(host.made.guest, host, self.repository), "ab", writer, context())
 
     def restore(self, point: RestorePoint) -> Path:
         to = self.folder / point.archive

@@ -1,0 +1,220 @@
+"""Carries out a queue: several guests at a time, each in a thread of its own, into repositories opened once."""
+
+from __future__ import annotations
+
+import queue as queues
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from vmconsole.errors import Cancelled, GuestBusy, GuestNotFound, NotTogether, ParentUnusable, VmconsoleError
+from vmconsole.events import CutTogether, GuestFailed, GuestPostponed, Warned
+from vmconsole.interfaces import Context, History, RepositoryWriter, RunStore
+from vmconsole.model.point import RestorePoint, iso
+from vmconsole.runs.backup import back_up
+from vmconsole.runs.outcome import Outcome
+from vmconsole.runs.recording import Recorder
+from vmconsole.runs.together import Part, Rendezvous
+from vmconsole.runs.work import Queue, Target, Work
+from vmconsole.runs.writers import Writers
+
+_LOOK_SECONDS = 0.5
+_PASSING = (GuestBusy, GuestNotFound)
+"""What may be over in a while: in migration, locked, held by another job; moved to another host just now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    target: Target
+    recorder: Recorder
+    error: VmconsoleError
+
+
+def _unique(target: Target, others: Sequence[Target]) -> str:
+    name = target.guest.name
+    same = [other for other in others if other.guest.name == name]
+    return name if len(same) == 1 else f"{name} ({target.guest.uuid[:8]})"
+
+
+class Shift:
+    """One queue, carried out once. Ends when the queue has nothing left."""
+
+    def __init__(
+        self, queue: Queue, store: RunStore, history: History | None, context: Context, outcome: Outcome
+    ) -> None:
+        self._queue = queue
+        self._store = store
+        self._history = history
+        self._context = context
+        self._outcome = outcome
+        self._writers = Writers(context, store)
+        self._ended: queues.Queue[tuple[Work, BaseException | None]] = queues.Queue()
+        self._running: dict[str, threading.Thread] = {}
+        self._told: set[str] = set()
+
+    def carry_out(self) -> None:
+        """Raises Cancelled when the run was stopped, after all that was under way has been undone."""
+        with ExitStack() as stack:
+            stack.callback(self._leave)
+            stack.callback(self._stop)
+            self._loop()
+            self._context.cancel.check()
+
+    def _loop(self) -> None:
+        cancel = self._context.cancel
+        while True:
+            begun = () if cancel.is_set() else self._queue.start()
+            for work in begun:
+                self._begin(work)
+            if self._running:
+                self._reap()
+            if self._running or begun:
+                continue
+            pause = None if cancel.is_set() else self._queue.pause()
+            if pause is None:
+                return
+            if pause > 0:
+                # Whoever else wants to write has hours in which to do it.
+                self._writers.close()
+                cancel.wait(pause)
+
+    def _begin(self, work: Work) -> None:
+        if self._queue.one_by_one:
+            # In this thread, so that an interrupt ends it where it is.
+            try:
+                self._carry(work)
+            finally:
+                self._queue.done(work)
+            return
+        thread = threading.Thread(target=self._in_thread, args=(work,), name=f"backup-{work.key}")
+        self._running[work.key] = thread
+        thread.start()
+
+    def _in_thread(self, work: Work) -> None:
+        error: BaseException | None = None
+        try:
+            self._carry(work)
+        except BaseException as caught:  # noqa: BLE001 - it is raised again in the run's thread
+            error = caught
+        self._ended.put((work, error))
+
+    def _reap(self) -> None:
+        """Take in what has ended, waiting for a while when nothing has."""
+        try:
+            work, error = self._ended.get(timeout=_LOOK_SECONDS)
+        except queues.Empty:
+            return
+        self._running.pop(work.key).join()
+        self._queue.done(work)
+        if error is not None and not isinstance(error, Cancelled):
+            raise error
+
+    def _stop(self) -> None:
+        """Nothing of this run goes on behind its end; what is still under way undoes itself."""
+        if self._running:
+            self._context.cancel.set("The run has ended.")
+        for thread in self._running.values():
+            thread.join()
+
+    def _leave(self) -> None:
+        self._writers.close()
+
+    def _carry(self, work: Work) -> None:
+        """Raises Cancelled, and what is not a VmconsoleError."""
+        alone = len(work.targets) == 1
+        failures = [self._attempt(work.targets[0])] if alone else self._attempt_together(work)
+        self._settle(work, [failure for failure in failures if failure is not None])
+
+    def _attempt_together(self, work: Work) -> list[_Failure | None]:
+        """All at the same moment, else none of them; or each by itself, when the group says so."""
+        budget = min(target.options.freeze_budget for target in work.targets)
+        names = [_unique(target, work.targets) for target in work.targets]
+        meeting = Rendezvous(names, self._context.clock.monotonic, budget)
+        with ThreadPoolExecutor(len(names), thread_name_prefix="together") as threads:
+            parts = [meeting.member(name) for name in names]
+            failures = list(threads.map(self._attempt, work.targets, parts))
+        if meeting.failure is None:
+            skew = float(parts[0].result()["skew_ms"])
+            self._context.events(CutTogether(self._context.run, tuple(names), skew))
+        elif work.apart and all(failure is not None for failure in failures):
+            self._context.cancel.check()
+            who, why = meeting.failure
+            message = f"The guests were not cut together: {who} {why}. Each is backed up by itself."
+            self._context.events(Warned(self._context.run, who, message))
+            for failure in failures:
+                if failure is not None:
+                    failure.recorder.failed(failure.error, postponed=True)
+            failures = [self._attempt(target) for target in work.targets]
+        return failures
+
+    def _settle(self, work: Work, failures: Sequence[_Failure]) -> None:
+        """What could not be done now is tried again later, or told."""
+        passing = [failure.error for failure in failures if isinstance(failure.error, _PASSING)]
+        until = self._queue.again(work, passing[0]) if passing else None
+        for failure in failures:
+            failure.recorder.failed(failure.error, postponed=until is not None)
+            if until is None:
+                self._fail(failure.target, failure.error)
+            elif not isinstance(failure.error, NotTogether):
+                name = failure.target.guest.name
+                message = failure.error.message
+                self._context.events(GuestPostponed(self._context.run, name, message, iso(until)))
+
+    def _attempt(self, target: Target, part: Part | None = None) -> _Failure | None:
+        """Back up one guest. Raises Cancelled, and what is not a VmconsoleError."""
+        context = replace(self._context, together=part)
+        recorder = Recorder(self._history, context.clock, target, context.run)
+        began = context.clock.monotonic()
+        try:
+            writer, repository_id = self._writers.get(target.repository)
+            point = self._claimed(target, repository_id, writer, recorder.listening(context))
+        except BaseException as error:
+            if part is not None:
+                part.gave_up(error)
+            if isinstance(error, VmconsoleError) and not isinstance(error, Cancelled):
+                return _Failure(target, recorder, error)
+            recorder.failed(error)
+            raise
+        recorder.made(point, context.clock.monotonic() - began)
+        with self._outcome.lock:
+            self._outcome.points.append(point)
+        return None
+
+    def _claimed(
+        self, target: Target, repository_id: str, writer: RepositoryWriter, context: Context
+    ) -> RestorePoint:
+        context.cancel.check()
+        key = f"guest/{target.guest.uuid}"
+        holder = self._store.claim(key, context.run)
+        if holder != context.run:
+            raise GuestBusy(
+                f"{target.guest.name} is already being worked on by run {holder}.",
+                hint=f"Follow it with: vmconsole runs {holder} --follow",
+                subject=target.guest.name,
+            )
+        try:
+            return back_up(target, repository_id, writer, context)
+        except ParentUnusable as error:
+            if context.together is not None:
+                raise
+            # Never the user's problem at night: what cannot be built upon is read in full.
+            context.events(Warned(context.run, target.guest.name, f"{error.message} Everything is read."))
+            options = replace(target.options, full_reason="the parent cannot be used")
+            return back_up(replace(target, options=options), repository_id, writer, context)
+        finally:
+            self._store.release_claim(key, context.run)
+
+    def _fail(self, target: Target, error: VmconsoleError) -> None:
+        """Told once for a repository that cannot be opened, however many guests it is for."""
+        name = target.guest.name
+        if self._writers.broken(target.repository.name) is error:
+            name = target.repository.name
+            with self._outcome.lock:
+                if name in self._told:
+                    return
+                self._told.add(name)
+        with self._outcome.lock:
+            self._outcome.errors.append((name, error))
+        self._context.events(GuestFailed(self._context.run, name, error.code, error.message, error.hint))
