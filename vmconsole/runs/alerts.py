@@ -60,13 +60,17 @@ class Facts:
         return max(found, key=lambda record: record.started, default=None)
 
     def is_overdue(self, guest: Guest, group: Group) -> bool:
-        limit = group.overdue_after or self.limits.get(group.name, 0.0)
+        limit = timedelta(seconds=group.overdue_after or self.limits.get(group.name, 0.0))
         since = self.waiting_since(guest, group)
-        if not limit or since is None or self.now - since <= timedelta(seconds=limit):
+        if not limit or since is None:
+            return False
+        # a rule that was just made closer is not yet broken
+        since = max(since, self.followed.get(group.name, since))
+        if self.now - since <= limit:
             return False
         running = self.verdicts.running.get((guest.uuid, group.name))
         # a long backup that began in time is not late
-        return running is None or running.started - since > timedelta(seconds=limit)
+        return running is None or running.started - since > limit
 
     def waiting_since(self, guest: Guest, group: Group) -> datetime | None:
         """When its newest good restore point was finished, else since when one could have been made."""

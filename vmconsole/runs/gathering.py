@@ -9,6 +9,7 @@ from datetime import datetime, tzinfo
 
 from vmconsole.interfaces import History, RunStore
 from vmconsole.model.alert import Alert
+from vmconsole.model.calendar import overdue_limit
 from vmconsole.model.figures import Figures, GuestFigures
 from vmconsole.model.group import Group
 from vmconsole.model.guest import Guest, HostInventory
@@ -62,6 +63,30 @@ def gather(
         nearly_full,
         zone,
     )
+
+
+def limits_of(groups: Sequence[Group], now: datetime, zone: tzinfo) -> dict[str, float]:
+    """By group, seconds without a good restore point that its schedules allow: the closest of those that go on."""
+    found = {}
+    for group in groups:
+        going = [schedule for schedule in group.schedules if not schedule.pause or schedule.pause <= now]
+        if going:
+            found[group.name] = min(
+                overdue_limit(schedule.when, schedule.window, now, zone) + schedule.jitter
+                for schedule in going
+            )
+    return found
+
+
+def followed_since(groups: Sequence[Group], history: History) -> dict[str, datetime]:
+    """By group, since when one of its schedules has been followed as it is now. Begins to follow new ones."""
+    return {
+        group.name: min(
+            history.follow(group.name, schedule.name, schedule.text) for schedule in group.schedules
+        )
+        for group in groups
+        if group.schedules
+    }
 
 
 def figures(facts: Facts, holding: Iterable[Alert]) -> Figures:

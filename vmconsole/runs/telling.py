@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from vmconsole.errors import VmconsoleError
 from vmconsole.interfaces import AlertStore, Channel, History, Metrics
 from vmconsole.model.alert import Alert, AlertKind
 from vmconsole.model.history import BackupRecord
@@ -171,21 +170,6 @@ class Teller:
                 self.history.note(key, iso(digest.slot))
             done.append(delivery)
         return done
-
-
-def report_alerts(
-    teller: Teller,
-    facts: Callable[[], Facts],
-    *,
-    finished: Sequence[BackupRecord] = (),
-    pings: Sequence[Delivery] = (),
-    digest: DigestDue | None = None,
-) -> tuple[Report | None, str]:
-    """As Teller.report(), for the end of a run that must not fail by this: (report, "") or (None, the problem)."""
-    try:
-        return teller.report(facts(), finished=finished, pings=pings, digest=digest), ""
-    except VmconsoleError as error:
-        return None, error.message
 
 
 def _wants(channel: Channel, alert: Alert) -> bool:

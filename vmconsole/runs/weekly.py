@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import MAXYEAR, datetime, tzinfo
 
 from vmconsole.model.alert import Alert, AlertKind
+from vmconsole.model.calendar import next_time
+from vmconsole.model.group import Group
 from vmconsole.model.history import BackupRecord, BackupState
 from vmconsole.model.message import Message, Tone
 from vmconsole.model.point import RestorePoint
@@ -20,11 +22,24 @@ _NEXT = 6
 
 @dataclass(frozen=True, slots=True)
 class Upcoming:
-    """The next time of a schedule. time: None when it is paused."""
+    """The next time of a schedule. schedule: empty when it is the only one. time: None when it is paused for good."""
 
     group: str
     schedule: str
     time: datetime | None
+
+
+def upcoming_of(groups: Sequence[Group], now: datetime, zone: tzinfo) -> list[Upcoming]:
+    found = []
+    for group in groups:
+        for schedule in group.schedules:
+            start = max(now, schedule.pause) if schedule.pause else now
+            # "for good" is the end of time, after which no rule has a next time
+            for_good = schedule.pause is not None and schedule.pause.year >= MAXYEAR
+            time = None if for_good else next_time(schedule.when, start, zone)
+            name = schedule.name if len(group.schedules) > 1 else ""
+            found.append(Upcoming(group.name, name, time))
+    return found
 
 
 def digest(
