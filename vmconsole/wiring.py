@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vmconsole import __version__
 from vmconsole.config.load import load
 from vmconsole.config.paths import find_config, new_config
-from vmconsole.config.secrets import passphrase, token_secret
+from vmconsole.config.secrets import passphrase
 from vmconsole.config.settings import Config
 from vmconsole.errors import UsageError
 from vmconsole.events import EventSink
@@ -47,7 +47,6 @@ from vmconsole.runs.runner import Runner
 if TYPE_CHECKING:
     from vmconsole.config.edit import ConfigChanger
     from vmconsole.demo.showing import DemoShop
-    from vmconsole.hypervisors.proxmox.https import HttpsApi
     from vmconsole.hypervisors.proxmox.nodes import Nodes
     from vmconsole.remote.ssh import SshSettings
     from vmconsole.state.store import StateStore
@@ -123,7 +122,7 @@ class Wiring:
         from vmconsole.notify.opening import open_channel
 
         settings = self.config.channel(name)
-        return open_channel(name, settings, lambda argv: self._local.run(argv).stdout)
+        return open_channel(name, settings, self._run)
 
     @property
     def pinger(self) -> Pinger:
@@ -282,6 +281,7 @@ class Wiring:
         return host
 
     def _open_proxmox(self, name: str) -> Hypervisor:
+        from vmconsole.hypervisors.proxmox.apiaccess import https_api
         from vmconsole.hypervisors.proxmox.host import ProxmoxHost
         from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
 
@@ -295,29 +295,10 @@ class Wiring:
                 nbd_connections=settings.connections,
                 networks=settings.networks,
             ),
-            self._https_api(name),
+            https_api(name, settings, self._run),
         )
         self._closers.append(host.close)
         return host
-
-    def _https_api(self, name: str) -> HttpsApi | None:
-        settings = self.config.host(name)
-        token = settings.api_token
-        if settings.api is None or token is None:
-            return None
-        from vmconsole.hypervisors.proxmox.https import HttpsApi, HttpsSettings
-
-        return HttpsApi(
-            HttpsSettings(
-                host=name,
-                url=settings.api,
-                token=token.id,
-                secret=lambda: token_secret(token, name, run=lambda argv: self._local.run(argv).stdout),
-                ca_file=settings.api_ca,
-                fingerprint=settings.api_fingerprint or "",
-                timeout=settings.command_timeout,
-            )
-        )
 
     def _nodes(self, host: str) -> Nodes:
         from vmconsole.hypervisors.proxmox.nodes import Nodes
@@ -377,7 +358,7 @@ class Wiring:
         def secret_text() -> str | None:
             if secret is None:
                 return None
-            return passphrase(secret, name, run=lambda argv: self._local.run(argv).stdout)
+            return passphrase(secret, name, run=self._run)
 
         return BorgRepository(
             BorgSettings(
@@ -393,6 +374,10 @@ class Wiring:
             ),
             self._local,
         )
+
+    def _run(self, argv: Sequence[str]) -> bytes:
+        """A program of this machine that prints a secret."""
+        return self._local.run(argv).stdout
 
     def _state_check(self) -> Check:
         self.store.runs(1)

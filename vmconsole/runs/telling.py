@@ -54,6 +54,13 @@ class Teller:
     pings: Collection[str] = ()
     """Groups that have a watchdog."""
 
+    @property
+    def ways(self) -> list[str]:
+        """All ways in which somebody, or something, is told; named as in deliveries."""
+        names = [channel.name for channel in self.channels]
+        names += ["metrics"] if self.metrics is not None else []
+        return names + [f"ping {group}" for group in self.pings]
+
     def report(
         self,
         facts: Facts,
@@ -82,13 +89,10 @@ class Teller:
 
     def note_deliveries(self, deliveries: Sequence[Delivery]) -> None:
         """Ways that failed are alerts until they work, or are not configured any more."""
-        names = {channel.name for channel in self.channels} | {f"ping {group}" for group in self.pings}
-        if self.metrics is not None:
-            names.add("metrics")
         broken = {
             alert.key: alert
             for alert in self.alerts.holding()
-            if alert.kind is AlertKind.CHANNEL and alert.key in names
+            if alert.kind is AlertKind.CHANNEL and alert.key in self.ways
         }
         for delivery in deliveries:
             broken.pop(delivery.channel, None)

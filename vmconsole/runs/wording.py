@@ -56,11 +56,16 @@ def alert_message(
     return Message(f"vmconsole: {what}", "\n".join(lines), tone)
 
 
-def alert_lines(alerts: Sequence[Alert], now: datetime, zone: tzinfo) -> Iterator[str]:
-    """Kind by kind; a remedy that several share stands once, under the last of them."""
+def alert_lines(
+    alerts: Sequence[Alert], now: datetime, zone: tzinfo, *, singly: int | None = SINGLY
+) -> Iterator[str]:
+    """Kind by kind; a remedy that several share stands once, under the last of them.
+
+    singly: so many of a kind are listed, the rest are counted; None: all are listed.
+    """
     for kind in _ORDER:
         of_kind = [alert for alert in alerts if alert.kind is kind]
-        shown = of_kind[:SINGLY]
+        shown = of_kind[:singly]
         for number, alert in enumerate(shown):
             yield visible(f"{'✗' if kind in _BAD else '!'} {alert.text}{_since(alert, now, zone)}")
             following = shown[number + 1].hint if number + 1 < len(shown) else ""

@@ -6,14 +6,13 @@ from datetime import datetime, timedelta
 import pytest
 from alert_world import ALL, DAY, HOUR, NOW, World, guest
 
-from vmconsole.errors import VmconsoleError
 from vmconsole.model.alert import AlertKind
 from vmconsole.model.group import Group, Selector
 from vmconsole.model.history import BackupState
 from vmconsole.model.message import Delivery, Message, Tone
 from vmconsole.model.point import Consistency, RestorePoint
 from vmconsole.model.repository import RepositorySpace
-from vmconsole.runs.telling import DigestDue, report_alerts
+from vmconsole.runs.telling import DigestDue
 from vmconsole.runs.weekly import Upcoming, digest
 
 FAILED = BackupState.FAILED
@@ -218,15 +217,6 @@ def test_metrics_are_written_and_a_failure_is_an_alert(world):
     world.mail.take()
     world.report()
     assert [m.title for m in world.mail.take()] == ["vmconsole: 1 channel does not work"]
-
-
-def test_a_run_is_not_broken_by_its_report(world):
-    def facts():
-        raise VmconsoleError("The state database is locked.")
-
-    assert report_alerts(world.teller, facts) == (None, "The state database is locked.")
-    report, problem = report_alerts(world.teller, world.facts)
-    assert (report.holding, problem) == ((), "")
 
 
 # --- the digest --------------------------------------------------------------------------------
