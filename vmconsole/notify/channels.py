@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 TIME_LIMIT = 30.0
 _KNOWN_URLS = "All URLs that Apprise knows: https://appriseit.com"
-_TYPES = {Tone.INFO: "info", Tone.GOOD: "success", Tone.WARNING: "warning", Tone.BAD: "failure"}
+_TYPES = {Tone.INFO: "INFO", Tone.GOOD: "SUCCESS", Tone.WARNING: "WARNING", Tone.BAD: "FAILURE"}
+"""Names in Apprise's NotifyType, whose members are texts in 1.x and an Enum's in 2.x."""
 _LONGEST_PROBLEM = 300
 
 # What Apprise says only in its debug log, between URLs and payloads; the words themselves hold no secret.
@@ -100,7 +101,7 @@ class AppriseChannel:
             done = service.notify(
                 title=visible(message.title),
                 body=visible_lines(message.body),
-                notify_type=NotifyType(_TYPES[message.tone]),
+                notify_type=getattr(NotifyType, _TYPES[message.tone]),
                 body_format=NotifyFormat.TEXT,
             )
         if done:
