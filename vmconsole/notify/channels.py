@@ -37,8 +37,13 @@ _CAUSES = (
     ("timed out", "it did not answer in time"),
     ("Connection reset", "it broke the connection off"),
     ("Connection aborted", "it broke the connection off"),
+    ("SMTP AUTH extension not supported", "it takes no user and password on this connection"),
+    ("STARTTLS extension not supported", "it offers no encryption"),
     ("Authentication", "it does not accept the user or password"),
+    ("(535", "it does not accept the user or password"),
 )
+_EXCEPTION = re.compile(r"[A-Za-z ]*Exception\b")
+"""How such a line of the log begins; others hold the message itself, in which anything may stand."""
 
 
 class AppriseChannel:
@@ -124,8 +129,8 @@ def _service(url: str) -> NotifyBase | None:
 
 def _reason(said: list[logging.LogRecord], url: str) -> str:
     """A warning of Apprise, and a cause that its debug log hides."""
-    whole = "\n".join(record.getMessage() for record in said)
-    cause = next((words for sign, words in _CAUSES if sign in whole), "")
+    exceptions = "\n".join(text for record in said if _EXCEPTION.match(text := record.getMessage()))
+    cause = next((words for sign, words in _CAUSES if sign in exceptions), "")
     warnings = [record.getMessage() for record in said if record.levelno >= logging.WARNING]
     warning = visible(without_secrets(warnings[-1], url)) if warnings else ""
     if cause and ("onnection error" in warning or not warning):

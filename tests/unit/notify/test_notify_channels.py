@@ -136,3 +136,10 @@ def test_parts_of_a_url_vanish_from_a_text():
     url = "json://us%20er:hunter22@kvm.example/t0pSecret?a=b%2Fcd"
     text = f"{url} | us er | hunter22 | /t0pSecret | b/cd | kvm.example | json"
     assert without_secrets(text, url) == "json://… | … | … | /… | … | kvm.example | json"
+
+
+def test_what_a_message_says_is_not_taken_for_the_cause(server):
+    server.status = [500]
+    done = channel(f"json://127.0.0.1:{server.port}/x").send(Message("t", "Exception: SSH timed out"))
+    assert "500" in done.problem
+    assert "in time" not in done.problem
