@@ -95,7 +95,7 @@ def _list(services: Services, output: Output) -> int:
     if not alerts:
         output.line("✓ No alerts.")
     for line in alert_lines(alerts, services.clock.now(), services.config.timezone, singly=None):
-        output.line(line)
+        output.remedy(line.strip(" →")) if line.startswith("  →") else output.line(line)
     return EXIT_DONE
 
 

@@ -70,7 +70,7 @@ def alert_lines(
             yield visible(f"{'✗' if kind in _BAD else '!'} {alert.text}{_since(alert, now, zone)}")
             following = shown[number + 1].hint if number + 1 < len(shown) else ""
             if alert.hint and alert.hint != following:
-                yield visible(f"  → {alert.hint}")
+                yield visible(f"  → {' '.join(alert.hint.split())}")
         if rest := len(of_kind) - len(shown):
             yield f"… and {rest} more: {counted(kind, len(of_kind))} in all. See: vmconsole notify list"
 

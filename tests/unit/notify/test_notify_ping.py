@@ -38,6 +38,12 @@ def test_one_bad_moment_is_not_a_failure(server, pinger):
     assert len(server.got) == 2
 
 
+def test_the_start_of_a_run_does_not_wait(server, pinger):
+    server.status = [503, 200]
+    assert not pinger.ping("daily", f"http://127.0.0.1:{server.port}/0b1c", "start").ok
+    assert len(server.got) == 1
+
+
 def test_what_went_wrong_is_said_without_the_id(server, closed_port, pinger):
     server.status = [404]
     done = pinger.ping("daily", f"http://127.0.0.1:{server.port}/0b1c")

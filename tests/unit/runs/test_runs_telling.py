@@ -5,6 +5,8 @@ from datetime import datetime, timedelta
 
 import pytest
 from alert_world import ALL, DAY, HOUR, NOW, World, guest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vmconsole.model.alert import AlertKind
 from vmconsole.model.group import Group, Selector
@@ -302,3 +304,29 @@ def test_a_digest_of_nothing_is_still_a_sign_of_life():
     assert message.title == "vmconsole digest: 0 of 2 guests protected"
     assert "Backups: none" in message.body
     assert "2 not backed up yet" in message.body
+
+
+# --- whatever breaks ---------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=12))
+def test_every_channel_hears_of_a_failure_exactly_once_when_it_can(broken):
+    """Hour by hour one channel or the other does not work; at the end both do."""
+    world = World()
+    world.good_night(ago=HOUR)
+    fail(world, ago=timedelta(minutes=1))
+    for mail, chat in [*broken, (False, False)]:
+        world.mail.broken, world.chat.broken = "No." * mail, "No." * chat
+        world.report()
+        world.now += HOUR
+    for channel in (world.mail, world.chat):
+        assert sum("backup failed" in message.title for message in channel.got) == 1
+
+
+def test_nightly_runs_tell_every_night(world):
+    world.limits = {}
+    for late in (0, -40, 30, -50, 0):
+        world.now = world.now + DAY + timedelta(seconds=late)
+        fail(world)
+        world.report()
+    assert len(world.mail.got) == 5
