@@ -110,7 +110,7 @@ class Wiring:
     def history(self) -> History:
         from vmconsole.state.history import StateHistory
 
-        return StateHistory(self._state.database, self._clock, is_dead)
+        return self._once("history", "", lambda: StateHistory(self._state.database, self._clock, is_dead))
 
     @property
     def alerts(self) -> AlertStore:
@@ -142,10 +142,6 @@ class Wiring:
 
         return local_space(repository, self.config.repository(repository).location)
 
-    @property
-    def _state(self) -> StateStore:
-        return self._once("store", "", self._open_store)
-
     def hypervisor(self, host: str) -> Hypervisor:
         return self._once("hypervisor", host, lambda: self._open_host(host))
 
@@ -156,7 +152,7 @@ class Wiring:
         from vmconsole.disks.memory import keep_buffers
 
         keep_buffers()
-        return Runner(self.store, self.clock, self.cancel, listeners)
+        return Runner(self.store, self.clock, self.cancel, listeners, self.history)
 
     def new_file(self, path: Path, size: int) -> FileTarget:
         from vmconsole.disks.sparse import SparseFile
@@ -243,6 +239,10 @@ class Wiring:
         with self._lock:
             for key in [key for key in self._made if key[0] == kind]:
                 del self._made[key]
+
+    @property
+    def _state(self) -> StateStore:
+        return self._once("store", "", self._open_store)
 
     def _open_store(self) -> StateStore:
         from vmconsole.state.store import StateStore

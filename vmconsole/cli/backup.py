@@ -12,6 +12,7 @@ from typing import Any
 
 from vmconsole.cli.detached import start_in_background
 from vmconsole.cli.documents import plan_document
+from vmconsole.cli.fleet import capacity_of
 from vmconsole.cli.format import size
 from vmconsole.cli.output import Cell, Output
 from vmconsole.cli.selection import all_points, group_guests, reachable_guests, targets
@@ -29,7 +30,8 @@ from vmconsole.model.guest import Guest, HostInventory
 from vmconsole.runs.names import find_guest
 from vmconsole.runs.outcome import Outcome
 from vmconsole.runs.runner import forecast
-from vmconsole.runs.work import Target
+from vmconsole.runs.work import InOrder, Queue, Target, Work
+from vmconsole.schedule.once import OnceQueue
 
 HELP = "back up guests now"
 
@@ -59,7 +61,10 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
     seen, unreachable = reachable_guests(services, output)
     chosen, subject = _choose(args, services, seen, unreachable)
     work = targets(services, chosen, args.group, full=args.full)
-    code = _dry_run(work, services, output) if args.dry_run else _back_up(work, subject, services, output)
+    if args.dry_run:
+        code = _dry_run(work, services, output)
+    else:
+        code = _back_up(_works(work, args.group, services), subject, services, output)
     if args.group or args.all:
         for host in unreachable:
             output.error(_out_of_reach(f"The guests of host {host.name} were left out:", [host]))
@@ -87,9 +92,22 @@ def _again(args: argparse.Namespace) -> list[str]:
     return ["backup", *(["--full"] if args.full else []), *what]
 
 
-def _back_up(work: list[Target], subject: str, services: Services, output: Output) -> int:
+def _works(targets: list[Target], group: str | None, services: Services) -> list[Work]:
+    """One for each guest, or one for all of a group that is cut together."""
+    if group and len(targets) > 1 and (found := services.config.group(group)).together:
+        return [Work("1", tuple(targets), found.apart)]
+    return [Work(f"{number:05}", (target,)) for number, target in enumerate(targets)]
+
+
+def _back_up(works: list[Work], subject: str, services: Services, output: Output) -> int:
+    work = [target for each in works for target in each.targets]
+    seen = [found for found, _ in services.store.inventories().values()]
+    queue: Queue = InOrder(work)
+    if len(work) > 1:
+        capacity = capacity_of(services.config, seen)
+        queue = OnceQueue(works, capacity, services.clock, services.history.of_guest)
     with output.events(services, guests=len(work)) as watcher:
-        outcome = services.runner([watcher]).backup(work, subject)
+        outcome = services.runner([watcher]).work(queue, "backup", subject, work)
     for _, error in outcome.errors:
         if error.message not in watcher.told:
             output.error(error)

@@ -78,6 +78,28 @@ def build_parser() -> Parser:
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"vmconsole {__version__}")
+    scheduling = parser.add_argument_group("without a command")
+    scheduling.add_argument(
+        "--run-schedule", action="store_true", help="back up everything that is due or was missed, then end"
+    )
+    scheduling.add_argument(
+        "--loop",
+        dest="schedule_loop",
+        action="store_true",
+        help="with --run-schedule: stay, and back up whenever something is due",
+    )
+    scheduling.add_argument(
+        "--dry-run",
+        dest="schedule_plan",
+        action="store_true",
+        help="with --run-schedule: show the plan, change nothing",
+    )
+    scheduling.add_argument(
+        "--at",
+        dest="schedule_at",
+        metavar="TIME",
+        help='with --dry-run: the plan at another time, such as "2026-12-24 22:00"',
+    )
     _common(parser, top=True)
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND")
     for name in VERBS:
@@ -119,10 +141,23 @@ def with_config(text: str, config: str | None) -> str:
     if not config:
         return text
     command = f"vmconsole --config {shlex.quote(config)}"
-    return re.sub(rf"\bvmconsole(?= (?:--quiet )?(?:{'|'.join(VERBS)})\b)", lambda _: command, text)
+    words = "|".join((*VERBS, "--run-schedule"))
+    return re.sub(rf"\bvmconsole(?= (?:--quiet )?(?:{words})\b)", lambda _: command, text)
 
 
 def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace, Services, Output], int]:
+    if (args.schedule_loop or args.schedule_plan or args.schedule_at) and not args.run_schedule:
+        # Before a verb they would be lost, and a dry run with them.
+        raise UsageError(
+            "--loop, --dry-run and --at before a command belong to --run-schedule.",
+            hint=f"Write the options of {args.verb} behind it." if args.verb else "Add --run-schedule",
+        )
+    if args.run_schedule:
+        if args.verb is not None:
+            raise UsageError(
+                f"--run-schedule and {args.verb} are two commands.", hint="See: vmconsole --help"
+            )
+        return importlib.import_module("vmconsole.cli.run_schedule").run  # type: ignore[no-any-return]
     if args.verb is None:
         raise UsageError(
             "The interactive console is not part of this version; every task has a command.",

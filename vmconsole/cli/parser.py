@@ -72,11 +72,6 @@ class Parser(argparse.ArgumentParser):
         if not word.startswith("-"):
             return UsageError(f"{self.prog} does not take {word!r}.", hint=f"See: {self.prog} --help")
         option = word.split("=", 1)[0]
-        if option == "--run-schedule":
-            return UsageError(
-                "This version has no schedule of its own.",
-                hint="Start backups from cron or a systemd timer: vmconsole --quiet backup --all",
-            )
         known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
         return UsageError(
             f"{self.prog} has no option {option}.{did_you_mean(option, known)}",

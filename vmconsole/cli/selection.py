@@ -21,6 +21,12 @@ LOCK_PATIENCE = 3.0
 def look(services: Services, output: Output, hosts: Iterable[str] = ()) -> list[HostInventory]:
     """Ask the hosts (all by default) at the same time; a host that cannot be reached says so in its entry."""
     names = list(hosts) or list(services.config.hosts)
+    with output.busy(f"Asking {listed(names)} …"):
+        return ask_hosts(services, names)
+
+
+def ask_hosts(services: Services, names: Iterable[str]) -> list[HostInventory]:
+    """As look(), without a word."""
 
     def ask(name: str) -> HostInventory:
         try:
@@ -31,10 +37,9 @@ def look(services: Services, output: Output, hosts: Iterable[str] = ()) -> list[
         services.store.save_inventory(found, services.clock.now())
         return found
 
-    with output.busy(f"Asking {listed(names)} …"):
-        # The store's library takes as long to load as a host to answer.
-        asked = together(lambda name: ask(name) if name else services.store, [*names, ""])
-        return [found for found in asked if isinstance(found, HostInventory)]
+    # The store's library takes as long to load as a host to answer.
+    asked = together(lambda name: ask(name) if name else services.store, [*names, ""])
+    return [found for found in asked if isinstance(found, HostInventory)]
 
 
 def reachable_guests(services: Services, output: Output) -> tuple[list[Guest], list[HostInventory]]:

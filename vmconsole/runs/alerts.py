@@ -204,7 +204,7 @@ def _vanished(facts: Facts) -> Iterator[Alert]:
             AlertKind.VANISHED,
             f"{repository}/{noticed.astimezone(UTC).isoformat()}",
             f"{points} gone from repository {repository} that nobody here deleted: {named}{more}.",
-            f"Find out who did; look at what is left: vmconsole repo info {repository}",
+            f"Find out who did. When it is all right: vmconsole repo accept {repository}",
             repository,
         )
 

@@ -68,6 +68,8 @@ class Shift:
             begun = () if cancel.is_set() else self._queue.start()
             for work in begun:
                 self._begin(work)
+            for work, error in self._queue.expired():
+                self._settle(work, [self._not_begun(target, error) for target in work.targets], final=True)
             if self._running:
                 self._reap()
             if self._running or begun:
@@ -149,9 +151,13 @@ class Shift:
             failures = [self._attempt(target) for target in work.targets]
         return failures
 
-    def _settle(self, work: Work, failures: Sequence[_Failure]) -> None:
-        """What could not be done now is tried again later, or told."""
-        passing = [failure.error for failure in failures if isinstance(failure.error, _PASSING)]
+    def _not_begun(self, target: Target, error: VmconsoleError) -> _Failure:
+        recorder = Recorder(self._history, self._context.clock, target, self._context.run)
+        return _Failure(target, recorder, error)
+
+    def _settle(self, work: Work, failures: Sequence[_Failure], *, final: bool = False) -> None:
+        """What could not be done now is tried again later, or told. final: told in any case."""
+        passing = [failure.error for failure in failures if isinstance(failure.error, _PASSING) and not final]
         until = self._queue.again(work, passing[0]) if passing else None
         for failure in failures:
             failure.recorder.failed(failure.error, postponed=until is not None)

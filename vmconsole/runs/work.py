@@ -65,6 +65,10 @@ class Queue(Protocol):
         """It could not be done at this moment; called before done(). When it is tried again; None: not any more."""
         ...
 
+    def expired(self) -> Sequence[tuple[Work, VmconsoleError]]:
+        """Those that will not begin any more, and why; each is handed out once."""
+        ...
+
     def pause(self) -> float | None:
         """Nothing is under way and nothing may start: seconds until something may, None when there is nothing left."""
         ...
@@ -91,6 +95,9 @@ class InOrder:
 
     def again(self, work: Work, error: VmconsoleError) -> datetime | None:
         return None
+
+    def expired(self) -> Sequence[tuple[Work, VmconsoleError]]:
+        return ()
 
     def pause(self) -> float | None:
         return None

@@ -77,7 +77,7 @@ class StateStore:
 
     @property
     def database(self) -> Database:
-        """For what else remembers there."""
+        """Shared with the other parts of our memory; closed with the store."""
         return self._database
 
     def close(self) -> None:

@@ -40,10 +40,9 @@ def test_wrong_usage_says_what_and_where_to_look(argv, message):
     assert caught.value.hint.endswith("--help")
 
 
-def test_the_schedule_of_a_later_version():
-    with pytest.raises(UsageError) as caught:
-        parse(["--run-schedule", "--loop"])
-    assert "cron or a systemd timer: vmconsole --quiet backup --all" in caught.value.hint
+def test_the_schedule_needs_no_verb():
+    args = parse(["--run-schedule", "--dry-run", "--at", "2026-12-24 22:00"])
+    assert (args.run_schedule, args.schedule_plan, args.schedule_loop, args.verb) == (True, True, False, None)
 
 
 @pytest.mark.parametrize("before", [True, False])

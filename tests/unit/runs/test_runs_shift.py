@@ -45,6 +45,9 @@ class Bag:
         self.put_back.append(work)
         return LATER
 
+    def expired(self) -> tuple[()]:
+        return ()
+
     def pause(self) -> float | None:
         self.waiting, self.put_back = deque(self.put_back), []
         return 0.0 if self.waiting else None
