@@ -21,6 +21,9 @@ _WEEK = timedelta(days=7)
 _EARLY = 0.95
 """Of repeat: nightly runs are never exactly a day apart, and every second night is not every night."""
 
+_REST = timedelta(minutes=10)
+"""A channel that just failed is left alone for so long: the scheduler looks every minute, a dead server hangs."""
+
 
 @dataclass(frozen=True, slots=True)
 class DigestDue:
@@ -97,6 +100,7 @@ class Teller:
             if alert.kind is AlertKind.CHANNEL and alert.key in self.ways
         }
         for delivery in deliveries:
+            self._note_failure(delivery)
             broken.pop(delivery.channel, None)
             if not delivery.ok:
                 broken[delivery.channel] = _channel_alert(delivery)
@@ -123,7 +127,7 @@ class Teller:
         told: dict[tuple[str, str], Alert] = {}
         done = []
         for channel in self.channels:
-            if channel.name in without:
+            if channel.name in without or self._rests(channel, facts.now):
                 continue
             missed = self._missed(channel.name)
             mine = [a for a in holding if _wants(channel, a) and (_id(a) in due or _id(a) in missed)]
@@ -145,6 +149,15 @@ class Teller:
         self.alerts.sent(list(told.values()))
         return done
 
+    def _note_failure(self, delivery: Delivery) -> None:
+        key = f"failed/{delivery.channel}"
+        if not delivery.ok or self.history.noted(key):
+            self.history.note(key, delivery.problem)
+
+    def _rests(self, channel: Channel, now: datetime) -> bool:
+        noted = self.history.noted(f"failed/{channel.name}")
+        return noted is not None and bool(noted[0]) and now - _REST < noted[1] < now
+
     def _missed(self, channel: str) -> set[tuple[str, str]]:
         """What a channel did not take when it was to be told there."""
         noted = self.history.noted(f"missed/{channel}")
@@ -162,7 +175,7 @@ class Teller:
         """Once for each due time and channel. A channel that is new waits for the first time that comes."""
         done = []
         for channel in self.channels:
-            if "digest" not in channel.on:
+            if "digest" not in channel.on or self._rests(channel, now):
                 continue
             key = f"digest/{channel.name}"
             last = _moment(self.history.noted(key))

@@ -9,9 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from cli_world import HOSTILE
 
+from vmconsole.cli.output import Output
+from vmconsole.cli.telling import ping, tell
 from vmconsole.errors import VmconsoleError
 from vmconsole.model.alert import Alert, AlertKind
 from vmconsole.model.history import BackupRecord, BackupState
+from vmconsole.model.message import Delivery
 from vmconsole.runs.reporting import Shop, report_alerts
 
 
@@ -227,7 +230,7 @@ def test_a_failure_is_told_and_figures_are_written(told, inbox):
     assert 'vmconsole_alerts{kind="failure"} 1' in figures
     again, _ = report_alerts(shop(told))
     assert len(inbox) == 2
-    assert {delivery.channel for delivery in again.deliveries} == {"pager", "metrics"}
+    assert {delivery.channel for delivery in again.deliveries} == {"metrics"}  # the pager is left alone
 
 
 def test_a_run_is_not_broken_by_its_report(told):
@@ -239,3 +242,35 @@ def test_a_run_is_not_broken_by_its_report(told):
 
     broken = replace(made, alerts=Broken(), history=Broken())
     assert report_alerts(broken) == (None, "The state database is locked.")
+
+
+class Pings:
+    def __init__(self):
+        self.got = []
+
+    def ping(self, group, url, word=""):
+        self.got.append((group, url, word))
+        return Delivery(f"ping {group}", "It answered 404." if word == "fail" else "")
+
+
+def test_watchdogs_are_called_for_groups_that_have_one(told):
+    text = told.config.read_text().replace("[groups.daily]", '[groups.daily]\nping = "https://hc.example/id"')
+    told.config.write_text(text + '\n[groups.other]\nguests = ["x"]\n')
+
+    class Services:
+        pinger = Pings()
+        config = told.wiring().config
+
+    assert ping(Services, ["daily", "other"], "start") == [Delivery("ping daily")]
+    assert ping(Services, ["other"]) == []
+    assert Services.pinger.got == [("daily", "https://hc.example/id", "start")]
+
+
+def test_what_does_not_work_is_said_at_the_end_of_a_run(told, inbox, capsys):
+    text = told.config.read_text().replace("[groups.daily]", '[groups.daily]\nping = "https://hc.example/id"')
+    told.config.write_text(text)
+    tell(told.wiring(), Output(), pings=[Delivery("ping daily", "It answered 404.", "Look.")])
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == ["! Ping daily does not work: It answered 404.", "  → Look."]
+    assert said[2].startswith("! Channel pager does not work: ")
+    assert [body["title"] for body in inbox] == ["vmconsole: 1 channel does not work"] * 2

@@ -250,6 +250,10 @@ def test_a_digest_that_could_not_be_sent_is_sent_later(world):
     world.report(digest=due(NOW + DAY))
     assert len(world.chat.take()) == 2  # the digest, and that mail does not work
     world.mail.broken = ""
+    world.now += timedelta(minutes=5)
+    world.report(digest=due(NOW + DAY))
+    assert world.mail.take() == []  # it is left alone for a while
+    world.now += timedelta(minutes=6)
     world.report(digest=due(NOW + DAY))
     assert [m.title for m in world.mail.take()] == ["digest"]
     assert world.chat.take() == []
