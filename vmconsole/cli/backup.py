@@ -107,7 +107,7 @@ def _back_up(works: list[Work], subject: str, services: Services, output: Output
         capacity = capacity_of(services.config, seen)
         queue = OnceQueue(works, capacity, services.clock, services.history.of_guest)
     with output.events(services, guests=len(work)) as watcher:
-        outcome = services.runner([watcher]).work(queue, "backup", subject, work)
+        outcome = services.runner([watcher]).work(queue, "backup", subject)
     for _, error in outcome.errors:
         if error.message not in watcher.told:
             output.error(error)

@@ -118,6 +118,9 @@ def point_document(point: RestorePoint) -> dict[str, Any]:
         "bytes_read": point.total("bytes_read"),
         "bytes_stored": point.total("bytes_stored"),
         "seconds": point.seconds,
+        "group": point.group or None,
+        "schedule": point.schedule or None,
+        "together": dict(point.together) or None,
         # Verification and pins are recorded by later commands; until one ran, nothing is claimed.
         "verified": None,
         "pinned": False,

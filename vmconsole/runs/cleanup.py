@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from vmconsole.errors import VmconsoleError
-from vmconsole.interfaces import Hypervisor, RunStore
+from vmconsole.events import Warned, step
+from vmconsole.interfaces import Context, Hypervisor, RunStore
 from vmconsole.model.run import JournalEntry
 
 
@@ -57,3 +59,34 @@ def _undo(entry: JournalEntry, hypervisor: Callable[[str], Hypervisor]) -> Lefto
 
 def _same(one: JournalEntry, other: JournalEntry) -> bool:
     return (one.host, one.kind, one.payload) == (other.host, other.kind, other.payload)
+
+
+class Broom:
+    """Undoes what dead runs left on a host (their job, or a late freeze, is in our way), once, before it is used."""
+
+    def __init__(self, store: RunStore, context: Context) -> None:
+        self._store = store
+        self._context = context
+        self._lock = threading.Lock()
+        self._swept: dict[str, threading.Lock] = {}
+        self._done: set[str] = set()
+
+    def sweep(self, host: str, hypervisor: Hypervisor) -> None:
+        """Whoever comes meanwhile waits. What cannot be undone is a warning."""
+        with self._lock:
+            sweeping = self._swept.setdefault(host, threading.Lock())
+        with sweeping:
+            if host not in self._done:
+                self._done.add(host)
+                self._sweep(host, hypervisor)
+
+    def _sweep(self, host: str, hypervisor: Hypervisor) -> None:
+        context = self._context
+        if not any(entry.host == host for entry in dead_entries(self._store)):
+            return
+        with step(context.events, context.run, "", "clean up"):
+            for left in clean(self._store, {host: hypervisor}.__getitem__, [host]):
+                if not left.done:
+                    message = f"What run {left.entry.run} left could not be removed: {left.detail}"
+                    hint = "The next backup tries again; or now: vmconsole doctor --clean"
+                    context.events(Warned(context.run, left.entry.host, message, hint))

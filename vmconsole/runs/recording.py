@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vmconsole.errors import Cancelled, VmconsoleError
-from vmconsole.events import Event, GuestPlanned, Warned
+from vmconsole.events import Event, GuestPlanned, PointMade, Warned
 from vmconsole.interfaces import Clock, Context, History
 from vmconsole.model.history import BackupRecord, BackupState
 from vmconsole.model.point import RestorePoint
@@ -51,13 +51,16 @@ class Recorder:
                 )
             elif isinstance(event, Warned):
                 self._warned = True
+            elif isinstance(event, PointMade):
+                # Before anybody hears of it: whoever dies right after it is not asked to do it again.
+                self._end(self._state, archive=event.archive, mode=event.mode, seconds=event.seconds)
             sink(event)
 
         return replace(context, events=hear)
 
     def made(self, point: RestorePoint, seconds: float) -> None:
         self._end(
-            BackupState.WARNINGS if self._warned else BackupState.DONE,
+            self._state,
             mode=point.mode.value,
             reason=point.reason,
             consistency=point.consistency.value,
@@ -67,6 +70,10 @@ class Recorder:
             bytes_stored=point.total("bytes_stored"),
             seconds=seconds,
         )
+
+    @property
+    def _state(self) -> BackupState:
+        return BackupState.WARNINGS if self._warned else BackupState.DONE
 
     def failed(self, error: BaseException, *, postponed: bool = False) -> None:
         state = (

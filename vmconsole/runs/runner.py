@@ -17,11 +17,10 @@ from vmconsole.errors import (
     EXIT_WARNINGS,
     VmconsoleError,
 )
-from vmconsole.events import Event, EventSink, RunFinished, RunStarted, Warned, step
+from vmconsole.events import Event, EventSink, RunFinished, RunStarted, Warned
 from vmconsole.interfaces import Cancel, Clock, Context, ExportPlan, History, RunStore
 from vmconsole.model.point import RestorePoint
 from vmconsole.runs.backup import guest_points, with_full_rule
-from vmconsole.runs.cleanup import clean, dead_entries
 from vmconsole.runs.outcome import Outcome
 from vmconsole.runs.shift import Shift
 from vmconsole.runs.work import InOrder, Queue, Target
@@ -46,29 +45,13 @@ class Runner:
 
     def backup(self, targets: Sequence[Target], subject: str) -> Outcome:
         """Back up the targets one after another. Never raises for a guest's own failure."""
-        return self.work(InOrder(targets), "backup", subject, targets)
+        return self.work(InOrder(targets), "backup", subject)
 
-    def work(self, queue: Queue, kind: str, subject: str, targets: Sequence[Target] = ()) -> Outcome:
-        """Back up what the queue hands out, each repository opened once. Never raises for a guest's own failure.
-
-        targets: those known beforehand, on whose hosts is undone first what dead runs left there.
-        """
+    def work(self, queue: Queue, kind: str, subject: str) -> Outcome:
+        """Back up what the queue hands out, each repository opened once. Never raises for a guest's own failure."""
         with self.run(kind, subject) as (context, outcome):
-            self._clean_up(targets, context)
             Shift(queue, self._store, self._history, context, outcome).carry_out()
         return outcome
-
-    def _clean_up(self, targets: Sequence[Target], context: Context) -> None:
-        """Undo what dead runs left on the targets' hosts: their job, or a late freeze, is in our way."""
-        hosts = {target.guest.host: target.hypervisor for target in targets}
-        if not any(entry.host in hosts for entry in dead_entries(self._store)):
-            return
-        with step(context.events, context.run, "", "clean up"):
-            for left in clean(self._store, hosts.__getitem__, hosts):
-                if not left.done:
-                    message = f"What run {left.entry.run} left could not be removed: {left.detail}"
-                    hint = "The next backup tries again; or now: vmconsole doctor --clean"
-                    context.events(Warned(context.run, left.entry.host, message, hint))
 
     @contextmanager
     def run(self, kind: str, subject: str) -> Iterator[tuple[Context, Outcome]]:

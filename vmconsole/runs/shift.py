@@ -14,6 +14,7 @@ from vmconsole.events import CutTogether, GuestFailed, GuestPostponed, Warned
 from vmconsole.interfaces import Context, History, RepositoryWriter, RunStore
 from vmconsole.model.point import RestorePoint, iso
 from vmconsole.runs.backup import back_up
+from vmconsole.runs.cleanup import Broom
 from vmconsole.runs.outcome import Outcome
 from vmconsole.runs.recording import Recorder
 from vmconsole.runs.together import Part, Rendezvous
@@ -53,6 +54,7 @@ class Shift:
         self._ended: queues.Queue[tuple[Work, BaseException | None]] = queues.Queue()
         self._running: dict[str, threading.Thread] = {}
         self._told: set[str] = set()
+        self._broom = Broom(store, context)
 
     def carry_out(self) -> None:
         """Raises Cancelled when the run was stopped, after all that was under way has been undone."""
@@ -174,6 +176,7 @@ class Shift:
         recorder = Recorder(self._history, context.clock, target, context.run)
         began = context.clock.monotonic()
         try:
+            self._broom.sweep(target.guest.host, target.hypervisor)
             writer, repository_id = self._writers.get(target.repository)
             point = self._claimed(target, repository_id, writer, recorder.listening(context))
         except BaseException as error:
