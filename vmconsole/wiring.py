@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,13 +20,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vmconsole import __version__
 from vmconsole.config.load import load
 from vmconsole.config.paths import find_config, new_config
-from vmconsole.config.secrets import passphrase, token_secret
+from vmconsole.config.secrets import passphrase
 from vmconsole.config.settings import Config
 from vmconsole.errors import UsageError
 from vmconsole.events import EventSink
-from vmconsole.interfaces import Cancel, Clock, History, HostKey, Hypervisor, Repository, RunStore
+from vmconsole.interfaces import (
+    AlertStore,
+    Cancel,
+    Channel,
+    Clock,
+    History,
+    HostKey,
+    Hypervisor,
+    Metrics,
+    Pinger,
+    Repository,
+    RunStore,
+)
 from vmconsole.model.guest import Check
-from vmconsole.model.point import RestorePoint
+from vmconsole.model.repository import RepositorySpace
 from vmconsole.remote.local import LocalMachine, start_detached
 from vmconsole.remote.process import identity, is_dead, terminate
 from vmconsole.runs.restore import FileTarget
@@ -35,8 +46,7 @@ from vmconsole.runs.runner import Runner
 
 if TYPE_CHECKING:
     from vmconsole.config.edit import ConfigChanger
-    from vmconsole.demo.shop import Shop
-    from vmconsole.hypervisors.proxmox.https import HttpsApi
+    from vmconsole.demo.showing import DemoShop
     from vmconsole.hypervisors.proxmox.nodes import Nodes
     from vmconsole.remote.ssh import SshSettings
     from vmconsole.state.store import StateStore
@@ -101,6 +111,36 @@ class Wiring:
         from vmconsole.state.history import StateHistory
 
         return self._once("history", "", lambda: StateHistory(self._state.database, self._clock, is_dead))
+
+    @property
+    def alerts(self) -> AlertStore:
+        from vmconsole.state.alerts import StateAlerts
+
+        return StateAlerts(self._state.database, self._clock)
+
+    def channel(self, name: str) -> Channel:
+        from vmconsole.notify.opening import open_channel
+
+        settings = self.config.channel(name)
+        return open_channel(name, settings, self._run)
+
+    @property
+    def pinger(self) -> Pinger:
+        from vmconsole.notify.ping import HttpPinger
+
+        return HttpPinger()
+
+    @property
+    def metrics(self) -> Metrics | None:
+        from vmconsole.notify.metrics import MetricsFile
+
+        path = self.config.notify.metrics
+        return MetricsFile(path) if path else None
+
+    def space(self, repository: str) -> RepositorySpace | None:
+        from vmconsole.borg.space import local_space
+
+        return local_space(repository, self.config.repository(repository).location)
 
     def hypervisor(self, host: str) -> Hypervisor:
         return self._once("hypervisor", host, lambda: self._open_host(host))
@@ -170,6 +210,7 @@ class Wiring:
     @contextmanager
     def demo(self, folder: Path) -> Iterator[DemoShop]:
         from vmconsole.demo.shop import Shop
+        from vmconsole.demo.showing import DemoShop
 
         with Shop(folder) as shop:
             yield DemoShop(shop)
@@ -240,6 +281,7 @@ class Wiring:
         return host
 
     def _open_proxmox(self, name: str) -> Hypervisor:
+        from vmconsole.hypervisors.proxmox.apiaccess import https_api
         from vmconsole.hypervisors.proxmox.host import ProxmoxHost
         from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
 
@@ -253,29 +295,10 @@ class Wiring:
                 nbd_connections=settings.connections,
                 networks=settings.networks,
             ),
-            self._https_api(name),
+            https_api(name, settings, self._run),
         )
         self._closers.append(host.close)
         return host
-
-    def _https_api(self, name: str) -> HttpsApi | None:
-        settings = self.config.host(name)
-        token = settings.api_token
-        if settings.api is None or token is None:
-            return None
-        from vmconsole.hypervisors.proxmox.https import HttpsApi, HttpsSettings
-
-        return HttpsApi(
-            HttpsSettings(
-                host=name,
-                url=settings.api,
-                token=token.id,
-                secret=lambda: token_secret(token, name, run=lambda argv: self._local.run(argv).stdout),
-                ca_file=settings.api_ca,
-                fingerprint=settings.api_fingerprint or "",
-                timeout=settings.command_timeout,
-            )
-        )
 
     def _nodes(self, host: str) -> Nodes:
         from vmconsole.hypervisors.proxmox.nodes import Nodes
@@ -316,37 +339,14 @@ class Wiring:
         return self._ssh_settings(host) if entry.asked else self._node_settings(host, node, entry.address)
 
     def _node_settings(self, host: str, node: str, address: str) -> SshSettings:
-        """address: as the cluster tells it; one from the configuration wins. Both empty: the host itself."""
-        from vmconsole.remote.ssh_config import resolve
-        from vmconsole.remote.ssh_settings import parse_address
+        from vmconsole.remote.configured import node_settings
 
-        base = self._ssh_settings(host)
-        if not node:
-            return base
-        listed = self.config.host(host).nodes.get(node)
-        if listed:
-            given, own = parse_address(listed), parse_address(base.address)
-            user, port = given.user or base.user or own.user, given.port or base.port
-            return replace(base, name=f"{host}/{node}", address=listed, user=user, port=port)
-        hop = resolve(base)
-        return replace(base, name=f"{host}/{node}", address=address, user=hop.user, port=hop.port)
+        return node_settings(self.config, host, node, address)
 
     def _ssh_settings(self, name: str) -> SshSettings:
-        from vmconsole.remote.ssh import SshSettings
+        from vmconsole.remote.configured import ssh_settings
 
-        settings = self.config.host(name)
-        return SshSettings(
-            name=name,
-            address=settings.address,
-            user=settings.user or "",
-            port=settings.port or 0,
-            identity_files=settings.identity_files,
-            known_hosts=settings.known_hosts or self.config.known_hosts,
-            connect_timeout=settings.connect_timeout,
-            command_timeout=settings.command_timeout,
-            config_file=settings.ssh_config or Path("~/.ssh/config"),
-            data_connections=settings.connections,
-        )
+        return ssh_settings(self.config, name)
 
     def _open_repository(self, name: str) -> Repository:
         from vmconsole.borg.repository import BorgRepository
@@ -358,7 +358,7 @@ class Wiring:
         def secret_text() -> str | None:
             if secret is None:
                 return None
-            return passphrase(secret, name, run=lambda argv: self._local.run(argv).stdout)
+            return passphrase(secret, name, run=self._run)
 
         return BorgRepository(
             BorgSettings(
@@ -375,24 +375,10 @@ class Wiring:
             self._local,
         )
 
+    def _run(self, argv: Sequence[str]) -> bytes:
+        """A program of this machine that prints a secret."""
+        return self._local.run(argv).stdout
+
     def _state_check(self) -> Check:
         self.store.runs(1)
         return Check("state", ok=True, detail=str(self.config.state_dir))
-
-
-class DemoShop:
-    """The demo's host, and what the commands need of it."""
-
-    def __init__(self, shop: Shop) -> None:
-        self._shop = shop
-        self.config_path = shop.write_config()
-
-    def night(self, number: int) -> None:
-        """Let the day before night `number` happen in the guests; the first night finds them as they are."""
-        if number > 1:
-            self._shop.night(number)
-
-    def report(self, points: Sequence[RestorePoint]) -> dict[str, Any]:
-        from vmconsole.demo.report import build_report
-
-        return build_report(points, self._shop.sha256)

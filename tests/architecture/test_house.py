@@ -32,16 +32,28 @@ def test_every_room_says_what_it_holds_and_nothing_else():
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("vmconsole.cli.main", {"textual", "paramiko", "sqlalchemy", "borg", "requests"}),
-        ("vmconsole.wiring", {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests"}),
-        ("vmconsole.runs.runner", {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests"}),
-        ("vmconsole.config.load", {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests"}),
-        ("vmconsole.remote.local", {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests"}),
+        ("vmconsole.cli.main", {"textual", "paramiko", "sqlalchemy", "borg", "requests", "apprise"}),
+        ("vmconsole.wiring", {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests", "apprise"}),
+        (
+            "vmconsole.runs.runner",
+            {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests", "apprise"},
+        ),
+        (
+            "vmconsole.config.load",
+            {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests", "apprise"},
+        ),
+        (
+            "vmconsole.remote.local",
+            {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests", "apprise"},
+        ),
         (
             "vmconsole.hypervisors.proxmox.host",
-            {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests"},
+            {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests", "apprise"},
         ),
-        ("vmconsole.disks.nbd.client", {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests"}),
+        (
+            "vmconsole.disks.nbd.client",
+            {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests", "apprise"},
+        ),
     ],
 )
 def test_heavy_libraries_stay_out(module, unwanted):

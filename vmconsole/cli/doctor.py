@@ -1,4 +1,4 @@
-"""Check tools, versions, permissions, and what killed runs left on hosts."""
+"""Check tools, versions, permissions, channels, and what dead runs left on hosts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def _look(services: Services, output: Output) -> list[Finding]:
         here.append(_none("hosts", "vmconsole host add kvm1 root@kvm1.example"))
     if not config.repositories:
         here.append(_none("repositories", "vmconsole repo init main /srv/backup/vms --passphrase-file FILE"))
-    return [*here, *(finding for each in (*hosts, *repositories) for finding in each)]
+    channels = findings.of_channels(services)
+    return [*here, *(finding for each in (*hosts, *repositories, channels) for finding in each)]
 
 
 def _none(what: str, remedy: str) -> Finding:

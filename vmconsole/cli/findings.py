@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmconsole.cli.output import Output
+from vmconsole.cli.parallel import together
 from vmconsole.cli.services import Services
+from vmconsole.cli.shop import shop_of
 from vmconsole.errors import EXIT_DONE, EXIT_FAILED, VmconsoleError
+from vmconsole.model.alert import AlertKind
 from vmconsole.model.guest import Check
 
 
@@ -42,6 +45,23 @@ def of_repository(services: Services, name: str) -> list[Finding]:
         return [Finding(name, check, error.exit_code)]
     count = f"{info.archives} restore point{'' if info.archives == 1 else 's'}"
     return [Finding(name, Check("repository", ok=True, detail=f"{info.location}, {count}"))]
+
+
+def of_channels(services: Services) -> list[Finding]:
+    """Whether alerts would arrive: what is known without sending, and what came of the last time."""
+    teller = shop_of(services).teller
+    broken = {alert.key: alert for alert in services.alerts.holding() if alert.kind is AlertKind.CHANNEL}
+    looked = {delivery.channel: delivery for delivery in together(lambda c: c.check(), teller.channels)}
+    found = []
+    for name in teller.ways:
+        check = looked.get(name)
+        if check is not None and not check.ok:
+            found.append(Check(name, ok=False, detail=check.problem, remedy=check.hint))
+        elif name in broken:
+            found.append(Check(name, ok=False, detail=broken[name].text, remedy=broken[name].hint))
+        else:
+            found.append(Check(name, ok=True))
+    return [Finding("alerts", check) for check in found]
 
 
 def show(findings: Sequence[Finding], output: Output) -> None:

@@ -27,6 +27,8 @@ VERBS = (
     "repo",
     "runs",
     "stop",
+    "notify",
+    "digest",
     "doctor",
     "demo",
     "completion",

@@ -9,9 +9,22 @@ from typing import Any, Protocol
 
 from vmconsole.config.settings import Config
 from vmconsole.events import EventSink
-from vmconsole.interfaces import Cancel, Clock, History, HostKey, Hypervisor, Repository, RunStore
+from vmconsole.interfaces import (
+    AlertStore,
+    Cancel,
+    Channel,
+    Clock,
+    History,
+    HostKey,
+    Hypervisor,
+    Metrics,
+    Pinger,
+    Repository,
+    RunStore,
+)
 from vmconsole.model.guest import Check
 from vmconsole.model.point import RestorePoint
+from vmconsole.model.repository import RepositorySpace
 from vmconsole.runs.restore import FileTarget
 from vmconsole.runs.runner import Runner
 
@@ -62,6 +75,25 @@ class Services(Protocol):
 
     @property
     def cancel(self) -> Cancel: ...
+
+    @property
+    def alerts(self) -> AlertStore: ...
+
+    def channel(self, name: str) -> Channel:
+        """A way to reach people, from [notify.channels]. Raises ConfigError when there is none of that name."""
+        ...
+
+    @property
+    def pinger(self) -> Pinger: ...
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """Where the figures for monitoring go; None when nothing is configured."""
+        ...
+
+    def space(self, repository: str) -> RepositorySpace | None:
+        """The room where a repository lies; None where that is not known, as of one on another machine."""
+        ...
 
     def hypervisor(self, host: str) -> Hypervisor: ...
 

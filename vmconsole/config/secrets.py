@@ -39,6 +39,13 @@ def token_secret(
     return _fetch(token, _About("API token", f"host {subject}", subject), run, environ).strip()
 
 
+def channel_url(
+    secret: SecretConfig, channel: str, *, run: RunCommand, environ: Mapping[str, str] = os.environ
+) -> str:
+    """The URL of a channel for alerts. As passphrase() otherwise."""
+    return _fetch(secret, _About("URL", f"channel {channel}", channel), run, environ).strip()
+
+
 @dataclass(frozen=True, slots=True)
 class _About:
     """For messages: what is fetched, and whose it is."""

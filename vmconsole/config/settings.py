@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from vmconsole.config.host_schema import HostConfig
 from vmconsole.config.paths import default_state_dir
+from vmconsole.config.plan_schema import ChannelConfig, NotifyConfig
 from vmconsole.config.plans import local_zone, rates_of, retention_of, schedules_of, selector_of
 from vmconsole.config.problems import did_you_mean
 from vmconsole.config.schema import FileConfig, GroupConfig, RepositoryConfig
@@ -73,6 +74,16 @@ class Config:
             settings.overdue_after or 0.0,
             settings.ping or "",
         )
+
+    @property
+    def notify(self) -> NotifyConfig:
+        return self.file.notify
+
+    def channel(self, name: str) -> ChannelConfig:
+        """A way to reach people."""
+        if name not in self.notify.channels:
+            self._unknown("channel", name, self.notify.channels)
+        return self.notify.channels[name]
 
     def limits(self) -> Limits:
         """Of everything together."""

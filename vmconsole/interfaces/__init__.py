@@ -7,6 +7,9 @@ Errors are those of errors.py, whatever the library underneath raises.
 
 from __future__ import annotations
 
+from vmconsole.interfaces.channels import Channel as Channel
+from vmconsole.interfaces.channels import Metrics as Metrics
+from vmconsole.interfaces.channels import Pinger as Pinger
 from vmconsole.interfaces.context import UNHURRIED as UNHURRIED
 from vmconsole.interfaces.context import Context as Context
 from vmconsole.interfaces.context import Pace as Pace

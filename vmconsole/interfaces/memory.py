@@ -144,10 +144,17 @@ class Ledger(Protocol):
 class AlertStore(Protocol):
     """Alerts that hold, and those that are over. Thread-safe, multi-process-safe."""
 
-    def holding(self) -> list[Alert]: ...
-
-    def update(self, found: Sequence[Alert], kinds: Collection[AlertKind]) -> list[Alert]:
-        """found is all that holds now, of these kinds. Returns those that ended by this."""
+    def holding(self) -> list[Alert]:
+        """Those that are not over, oldest first."""
         ...
 
-    def sent(self, alerts: Sequence[Alert]) -> None: ...
+    def update(self, found: Sequence[Alert], kinds: Collection[AlertKind]) -> list[Alert]:
+        """found is all that holds now, of these kinds. Returns those that ended by this.
+
+        One that was over and holds again is a new one. since, sent and ended of found are ignored.
+        """
+        ...
+
+    def sent(self, alerts: Sequence[Alert]) -> None:
+        """They were told just now."""
+        ...

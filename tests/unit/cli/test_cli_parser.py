@@ -9,6 +9,7 @@ ACTIONS = {
     "host": ("add", "list", "check", "trust", "remove"),
     "group": ("add", "list", "show", "remove"),
     "repo": ("init", "list", "info", "check"),
+    "notify": ("test", "list"),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vmconsole.config.secret_schema import SecretConfig, TokenConfig
-from vmconsole.config.secrets import passphrase, token_secret
+from vmconsole.config.secrets import channel_url, passphrase, token_secret
 from vmconsole.errors import CommandFailed, ConfigError, ToolMissing
 
 
@@ -214,3 +214,11 @@ def test_the_secret_of_a_token(secret_file: Path) -> None:
     secret_file.chmod(0o600)
     with pytest.raises(ConfigError, match=r"The API token of host pve is empty \(file "):
         fetch(file=str(secret_file))
+
+
+def test_the_url_of_a_channel(secret_file: Path) -> None:
+    secret = SecretConfig.model_validate({"file": str(secret_file)})
+    assert channel_url(secret, "mail", run=lambda argv: b"") == "hunter2"
+    secret_file.chmod(0o644)
+    with pytest.raises(ConfigError, match=r"The URL file .* of channel mail has mode 0644"):
+        channel_url(secret, "mail", run=lambda argv: b"")

@@ -1,0 +1,1 @@
+"""How alerts, digests and figures leave the house: channels, watchdogs, metrics."""
