@@ -30,6 +30,7 @@ from vmconsole.interfaces import (
     ExportOptions,
     ExportPlan,
     Hypervisor,
+    Ledger,
     Repository,
     RepositoryWriter,
     RunStore,
@@ -39,6 +40,7 @@ from vmconsole.model.point import RestorePoint
 from vmconsole.model.run import RunState
 from vmconsole.runs.backup import back_up, guest_points, with_full_rule
 from vmconsole.runs.cleanup import clean, dead_entries
+from vmconsole.runs.looking import vanished_warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,15 @@ class Outcome:
 class Runner:
     """Carries out runs. listeners hear every event, besides the state's own log."""
 
-    def __init__(self, store: RunStore, clock: Clock, cancel: Cancel, listeners: Sequence[EventSink]) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        clock: Clock,
+        cancel: Cancel,
+        listeners: Sequence[EventSink],
+        ledger: Ledger | None = None,
+    ) -> None:
+        self._ledger = ledger
         self._store = store
         self._clock = clock
         self._cancel = cancel
@@ -150,7 +160,10 @@ class Runner:
                     self._fail(target.guest.name, error, context, outcome)
             # Kept for lists that must not wait for the repository.
             with suppress(VmconsoleError):
-                self._store.save_points(repository.name, writer.points())
+                points = writer.points()
+                if self._ledger and (gone := self._ledger.compare(repository.name, points)):
+                    context.events(vanished_warning(context.run, repository.name, gone))
+                self._store.save_points(repository.name, points)
 
     def _backup_one(
         self, target: Target, repository_id: str, writer: RepositoryWriter, context: Context
