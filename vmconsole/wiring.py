@@ -25,7 +25,7 @@ from vmconsole.config.secrets import passphrase, token_secret
 from vmconsole.config.settings import Config
 from vmconsole.errors import UsageError
 from vmconsole.events import EventSink
-from vmconsole.interfaces import Cancel, Clock, HostKey, Hypervisor, Repository, RunStore
+from vmconsole.interfaces import Cancel, Clock, HostKey, Hypervisor, Ledger, Repository, RunStore
 from vmconsole.model.guest import Check
 from vmconsole.model.point import RestorePoint
 from vmconsole.remote.local import LocalMachine, start_detached
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vmconsole.hypervisors.proxmox.https import HttpsApi
     from vmconsole.hypervisors.proxmox.nodes import Nodes
     from vmconsole.remote.ssh import SshSettings
+    from vmconsole.state.store import StateStore
 
 _T = TypeVar("_T")
 
@@ -93,6 +94,16 @@ class Wiring:
 
     @property
     def store(self) -> RunStore:
+        return self._state
+
+    @property
+    def ledger(self) -> Ledger:
+        from vmconsole.state.ledger import StateLedger
+
+        return self._once("ledger", "", lambda: StateLedger(self._state.database, self._clock))
+
+    @property
+    def _state(self) -> StateStore:
         return self._once("store", "", self._open_store)
 
     def hypervisor(self, host: str) -> Hypervisor:
@@ -105,7 +116,7 @@ class Wiring:
         from vmconsole.disks.memory import keep_buffers
 
         keep_buffers()
-        return Runner(self.store, self.clock, self.cancel, listeners)
+        return Runner(self.store, self.clock, self.cancel, listeners, self.ledger)
 
     def new_file(self, path: Path, size: int) -> FileTarget:
         from vmconsole.disks.sparse import SparseFile
@@ -192,7 +203,7 @@ class Wiring:
             for key in [key for key in self._made if key[0] == kind]:
                 del self._made[key]
 
-    def _open_store(self) -> RunStore:
+    def _open_store(self) -> StateStore:
         from vmconsole.state.store import StateStore
 
         folder = self.config.state_dir

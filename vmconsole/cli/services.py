@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from vmconsole.config.settings import Config
 from vmconsole.events import EventSink
-from vmconsole.interfaces import Cancel, Clock, HostKey, Hypervisor, Repository, RunStore
+from vmconsole.interfaces import Cancel, Clock, HostKey, Hypervisor, Ledger, Repository, RunStore
 from vmconsole.model.guest import Check
 from vmconsole.model.point import RestorePoint
 from vmconsole.runs.restore import FileTarget
@@ -53,6 +53,9 @@ class Services(Protocol):
 
     @property
     def store(self) -> RunStore: ...
+
+    @property
+    def ledger(self) -> Ledger: ...
 
     @property
     def clock(self) -> Clock: ...

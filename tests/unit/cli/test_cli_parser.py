@@ -8,7 +8,7 @@ from vmconsole.errors import UsageError
 ACTIONS = {
     "host": ("add", "list", "check", "trust", "remove"),
     "group": ("add", "list", "show", "remove"),
-    "repo": ("init", "list", "info", "check"),
+    "repo": ("init", "list", "info", "check", "compact", "accept"),
 }
 
 
