@@ -164,6 +164,16 @@ class Pruned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Unpruned(Event):
+    """Points that had been marked are kept by the rules as they are now, and are back."""
+
+    kind: ClassVar[str] = "unpruned"
+    guest: str
+    repository: str
+    archives: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Deleted(Event):
     """Points that had been marked were deleted; they cannot be had back."""
 

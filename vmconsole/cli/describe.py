@@ -22,6 +22,7 @@ from vmconsole.events import (
     RunStarted,
     StepFinished,
     StepStarted,
+    Unpruned,
     Waiting,
     Warned,
 )
@@ -41,6 +42,7 @@ _KINDS: Mapping[str, type[Event]] = {
         RunStarted,
         StepFinished,
         StepStarted,
+        Unpruned,
         Waiting,
         Warned,
     )
@@ -113,6 +115,9 @@ def _describe(event: Event) -> str:
             )
         case Pruned():
             return f"✓ {event.guest}: {points_text(len(event.archives))} pruned in {event.repository}"
+        case Unpruned():
+            kept = "is kept again" if len(event.archives) == 1 else "are kept again"
+            return f"✓ {event.guest}: {points_text(len(event.archives))} {kept} in {event.repository}"
         case Deleted():
             return f"✓ {event.repository}: {points_text(len(event.archives))} deleted"
         case Compacted():

@@ -6,7 +6,8 @@
 
 Pruned points are hidden, not deleted: vmconsole undo-prune brings them back,
 until vmconsole repo compact deletes them. Rules are `keep` in the
-configuration; without it everything is kept.
+configuration; without it everything is kept. What changed rules keep comes
+back with the next prune.
 """
 
 from __future__ import annotations
@@ -64,15 +65,17 @@ def repositories(name: str | None, services: Services) -> list[str]:
 def _preview(names: list[str], plan: Plan, group: str, services: Services, output: Output) -> int:
     found: dict[str, list[Verdict]] = {}
     for name in names:
-        points = [item.point for item in seen_points(services, output, name) if item.mark is None]
-        found[name] = _of_group(judge(name, points, plan), group)
+        seen = seen_points(services, output, name)
+        marked = {item.point.archive for item in seen if item.mark}
+        verdicts = judge(name, [item.point for item in seen], plan, marked)
+        found[name] = _not_gone([item for item in verdicts if group in ("", item.group)])
     output.document(_document(found, dry_run=True))
     rows = [
         (
             item.point.guest,
             item.point.archive,
             f"{item.point.time.astimezone():%Y-%m-%d %H:%M}",
-            "✓ kept" if item.keep else "– pruned",
+            ("✓ kept again" if item.marked else "✓ kept") if item.keep else "– pruned",
             item.why,
             "/".join(filter(None, (item.point.group, item.point.schedule))) or "by hand",
         )
@@ -111,7 +114,7 @@ def _prune(names: list[str], plan: Plan, group: str, services: Services, output:
         for name in names:
             services.cancel.check()
             outcome, verdicts = run_prune(runner, services.repository(name), plan, memory, group)
-            found[name], runs[name] = _of_group(verdicts, group), outcome.run
+            found[name], runs[name] = _not_gone(verdicts), outcome.run
             failed += [error for _, error in outcome.errors]
             code = code or outcome.exit_code
     for error in failed:
@@ -133,8 +136,9 @@ def _tell(found: Mapping[str, list[Verdict]], services: Services, output: Output
     output.hint("Their space is freed, how much is not known before, by: vmconsole repo compact")
 
 
-def _of_group(verdicts: Iterable[Verdict], group: str) -> list[Verdict]:
-    return [verdict for verdict in verdicts if group in ("", verdict.group)]
+def _not_gone(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Without those that were pruned before, and still are."""
+    return [verdict for verdict in verdicts if verdict.keep or not verdict.marked]
 
 
 def _count(found: Mapping[str, list[Verdict]], *, keep: bool) -> int:
@@ -164,6 +168,7 @@ def _document(found: Mapping[str, list[Verdict]], *, dry_run: bool) -> dict[str,
                     "schedule": point.schedule or None,
                     "pinned": point.pinned,
                     "keep": item.keep,
+                    "again": item.keep and item.marked,
                     "why": item.why,
                     "rules_of": item.group or None,
                 }

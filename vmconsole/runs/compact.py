@@ -83,7 +83,7 @@ def compact(
     for start in range(0, len(found.delete), BATCH):
         batch = found.delete[start : start + BATCH]
         context.cancel.check()
-        with step(context.events, context.run, name, f"delete {len(batch)} points"):
+        with step(context.events, context.run, name, "delete"):
             memory.ledger.deleting(name, {point.archive: point.archive_id for point in batch})
             repository.delete([point.archive for point in batch], context)
         done.deleted += [point.archive for point in batch]

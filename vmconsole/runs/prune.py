@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 
-from vmconsole.events import Pruned, step
+from vmconsole.events import Pruned, Unpruned, step
 from vmconsole.interfaces import Context, Repository
 from vmconsole.model.group import Group
 from vmconsole.model.guest import Guest, GuestKind, GuestState, HostInventory
@@ -46,14 +46,20 @@ def guest_of(point: RestorePoint) -> Guest:
     return Guest(point.uuid, "", point.guest, point.host, GuestKind.VM, GuestState.OTHER)
 
 
-def judge(repository: str, points: Iterable[RestorePoint], plan: Plan) -> list[Verdict]:
-    """A verdict on each point, by guest, the newest first. points: those that are not marked."""
+def judge(
+    repository: str, points: Iterable[RestorePoint], plan: Plan, marked: Container[str] = ()
+) -> list[Verdict]:
+    """A verdict on each point, by guest, the newest first. marked: archives that were pruned before.
+
+    Those are judged with the others: what rules that were mended would keep, comes back. Where nothing
+    has changed, all of them are found not kept again, and nothing else is.
+    """
     by_guest: dict[str, list[RestorePoint]] = {}
     for point in points:
         by_guest.setdefault(point.uuid, []).append(point)
     ordered = sorted(by_guest.values(), key=lambda own: (own[0].guest, own[0].uuid))
     return [
-        verdict
+        replace(verdict, marked=verdict.point.archive in marked)
         for own in ordered
         for verdict in decide(
             own,
@@ -78,10 +84,10 @@ def governed(points: Iterable[RestorePoint], group: str, repository: str, plan: 
 def prune(
     repository: Repository, plan: Plan, memory: Memory, context: Context, group: str = ""
 ) -> list[Verdict]:
-    """Mark what is not kept, and return the verdicts on all points that were not marked before.
+    """Mark what is not kept, take the marks from what is; returns the verdicts on all points.
 
-    group: mark only what this group's rules decide. Raises RepositoryDamaged when it cannot be told what
-    is pinned.
+    group: only what this group's rules decide. Raises RepositoryDamaged when it cannot be told what is
+    pinned.
     """
     name = repository.name
     with step(context.events, context.run, name, "look"):
@@ -89,14 +95,18 @@ def prune(
     if seen.vanished:
         context.events(vanished_warning(context.run, name, seen.vanished))
     marked = live_marks(memory.ledger.marks(name), seen.points)
-    verdicts = judge(name, (point for point in seen.points if point.archive not in marked), plan)
-    lost = [item for item in verdicts if not item.keep and group in ("", item.group)]
+    verdicts = [item for item in judge(name, seen.points, plan, marked) if group in ("", item.group)]
+    lost = [item for item in verdicts if not item.keep and not item.marked]
+    back = [item for item in verdicts if item.keep and item.marked]
     now = context.clock.now()
     memory.ledger.mark(
         [Mark(name, item.point.archive, item.point.archive_id, now, item.why) for item in lost]
     )
+    memory.ledger.unmark(name, [item.point.archive for item in verdicts if item.keep])
     for guest, archives in _by_guest(lost).items():
         context.events(Pruned(context.run, guest, name, tuple(archives)))
+    for guest, archives in _by_guest(back).items():
+        context.events(Unpruned(context.run, guest, name, tuple(archives)))
     return verdicts
 
 

@@ -46,12 +46,16 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of one point. group: the one whose rules say so; empty when none covers the guest."""
+    """What becomes of one point. group: the one whose rules say so; empty when none covers the guest.
+
+    marked: it was pruned before; when it is to be kept, rules or pins have changed, and it comes back.
+    """
 
     point: RestorePoint
     keep: bool
     why: str
     group: str = ""
+    marked: bool = False
 
 
 def rules_for(guest: Guest, groups: Iterable[Group], repository: str) -> Rules:

@@ -79,6 +79,19 @@ def test_pruned_points_vanish_from_lists_and_come_back(world):
     assert world.call("points", "--pruned").err.startswith("Nothing is pruned.")
 
 
+def test_what_mended_rules_keep_comes_back(world):
+    newest, middle, oldest = archives(world)
+    world.call("prune")
+    world.config.write_text(world.config.read_text().replace("last = 1", "last = 2"))
+    shown = world.call("prune", "--dry-run")
+    assert "✓ kept again" in shown.out
+    assert oldest not in shown.out
+    assert "2 points kept, 0 to prune." in shown.out
+    world.call("prune")
+    assert archives(world) == [newest, middle]
+    assert "✓ web: 1 point is kept again in main" in world.call("runs", "last").out
+
+
 def test_undo_by_group_and_all(world):
     world.call("prune")
     assert world.call("undo-prune", "--group", "daily", "--json").document["points"]

@@ -120,20 +120,40 @@ def test_prune_marks_and_deletes_nothing(world):
     assert (run.kind, run.subject, run.state) == ("prune", "main", RunState.DONE)
 
 
-def test_what_is_marked_is_not_judged_again(world):
+def test_pruning_again_changes_nothing(world):
     world.prune()
     marks = world.ledger.marks("main")
     world.clock.time += timedelta(days=1)
     _, verdicts = world.prune()
-    assert all(v.keep for v in verdicts)
-    assert len(verdicts) == 4
+    assert all(v.keep != v.marked for v in verdicts)
     assert world.ledger.marks("main") == marks, "with the time of the first mark"
+    assert len(world.said("pruned")) == 2
+
+
+def test_what_mended_rules_keep_comes_back(world):
+    world.prune()
+    world.groups[0] = Group("daily", Selector(guests=("web", "db")), "main", (), Retention(daily=4))
+    world.prune()
+    assert world.marked == names(point(4), point(4, "db", 2))
+    assert [(e.guest, len(e.archives)) for e in world.said("unpruned")] == [("db", 2), ("web", 2)]
+    world.groups.clear()
+    world.prune()
+    assert world.marked == [], "guests that no group covers any more"
+
+
+def test_a_mark_on_a_pinned_point_goes(world):
+    world.prune()
+    world.repository.pinned = {point(4).archive: point(4).archive_id}
+    world.prune()
+    assert world.marked == sorted(set(OLD) - set(names(point(4))))
 
 
 def test_undone_points_are_points_again(world):
     world.prune()
     world.ledger.unmark("main", OLD)
-    assert sum(not v.keep for v in world.prune()[1]) == 6, "until the next prune"
+    assert world.marked == []
+    world.prune()
+    assert world.marked == OLD, "until the next prune"
 
 
 def test_a_group_prunes_what_its_own_rules_decide(world):
@@ -348,7 +368,7 @@ def test_killed_between_the_note_and_the_end(world, before):
     world.repository.delete = delete
     outcome, verdicts = world.prune()
     assert outcome.exit_code == 0, "no false alarm"
-    assert len(verdicts) == 4
+    assert sum(v.keep for v in verdicts) == 4
     assert world.marked == (OLD if before else []), "not deleted: pruned as before, and to be had back"
     assert world.compact(None)[0].exit_code == 0
     assert len(world.there) == 4
