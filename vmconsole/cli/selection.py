@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from vmconsole.interfaces import Repository
 from vmconsole.model.guest import Guest, HostInventory, HostKind
 from vmconsole.model.ledger import Mark
 from vmconsole.model.point import RestorePoint
-from vmconsole.runs.looking import LOCK_PATIENCE, Memory, live_marks, remember, vanished_text
+from vmconsole.runs.looking import LOCK_PATIENCE, Memory, live_marks, remember
 from vmconsole.runs.names import find_point
 from vmconsole.runs.prune import guest_of
 from vmconsole.runs.runner import Target
@@ -136,7 +137,7 @@ def choose_point(text: str, found: Sequence[Found], output: Output) -> Found:
     if exact.mark:
         output.note(
             f"! {text} was pruned on {exact.mark.marked.astimezone():%Y-%m-%d}. "
-            f"Keep it: vmconsole undo-prune {text}",
+            f"Keep it: vmconsole undo-prune {shlex.quote(text)}",
             "yellow",
         )
     return exact
@@ -148,16 +149,16 @@ def _points(name: str, services: Services, output: Output) -> list[RestorePoint]
     try:
         with output.busy(f"Reading repository {name} …"), repository.reader(wait=LOCK_PATIENCE) as reader:
             points = reader.points()
-            gone = remember(name, points, memory)
+            noticed = remember(name, points, memory)
     except RepositoryLocked as error:
         points = services.store.points(name)
         if not points:
             raise
         output.note(f"! {error.message} Its points are as last seen.", "yellow")
         return points
-    if gone:
-        output.note(f"! {vanished_text(name, gone)}", "red")
-        output.note(f"  → When that is all right: vmconsole repo accept {name}")
+    for message, remedy in noticed.texts(name):
+        output.note(f"! {message}", "red")
+        output.note(f"  → {remedy}")
     return points
 
 

@@ -12,6 +12,7 @@ configuration was changed.
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from vmconsole.cli.describe import points_text
 from vmconsole.cli.output import Output
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
         output.line(f"✓ {item.point.archive} is back.")
     output.hint(
         f"The next prune takes {'it' if len(chosen) == 1 else f'the {points_text(len(chosen))}'} again, "
-        f"unless `keep` changes or it is pinned: vmconsole pin {chosen[0].point.archive}"
+        f"unless `keep` changes or it is pinned: vmconsole pin {shlex.quote(chosen[0].point.archive)}"
     )
     return EXIT_DONE
 

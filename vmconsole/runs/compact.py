@@ -15,7 +15,7 @@ from vmconsole.events import Compacted, Deleted, Warned, step
 from vmconsole.interfaces import Context, Repository
 from vmconsole.model.ledger import Mark
 from vmconsole.model.point import RestorePoint
-from vmconsole.runs.looking import Memory, Seen, live_marks, look, refuse_vanished
+from vmconsole.runs.looking import Memory, Seen, live_marks, look, refuse_vanished, warn
 from vmconsole.runs.pins import take
 from vmconsole.runs.runner import Outcome, Runner
 
@@ -100,7 +100,8 @@ def compact(
 def _look(repository: Repository, memory: Memory, context: Context) -> Seen:
     with step(context.events, context.run, repository.name, "compare"):
         seen = look(repository, memory, context)
-        refuse_vanished(repository.name, seen.vanished)
+        refuse_vanished(repository.name, seen.noticed.vanished)
+    warn(seen.noticed, repository.name, context)
     return seen
 
 

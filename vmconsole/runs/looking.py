@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,12 +27,38 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Noticed:
+    """What changed in a repository without our doing.
+
+    vanished: points that are gone, until that is accepted. unpinned: archives that were pinned when last
+    seen and are not now, though they are there; told once.
+    """
+
+    vanished: Sequence[Vanished] = ()
+    unpinned: Sequence[str] = ()
+
+    def texts(self, repository: str) -> list[tuple[str, str]]:
+        """(message, remedy) of each."""
+        found = []
+        if self.vanished:
+            remedy = f"When that is all right: vmconsole repo accept {repository}"
+            found.append((vanished_text(repository, self.vanished), remedy))
+        if self.unpinned:
+            count = "1 point is" if len(self.unpinned) == 1 else f"{len(self.unpinned)} points are"
+            message = (
+                f"{count} pinned no longer in repository {repository}, not by vmconsole on this machine."
+            )
+            found.append((message, f"Pin again: vmconsole pin {shlex.join(self.unpinned)}"))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
-    """A repository's points, newest first, marked ones among them; and what of them is pinned, by name: id."""
+    """A repository's points, newest first, marked ones among them; and what is pinned, by name: id."""
 
     points: Sequence[RestorePoint]
     pins: Mapping[str, str]
-    vanished: Sequence[Vanished]
+    noticed: Noticed
 
 
 @contextmanager
@@ -53,11 +80,19 @@ def look(repository: Repository, memory: Memory, context: Context) -> Seen:
         return Seen(points, pins, remember(repository.name, points, memory))
 
 
-def remember(repository: str, points: Sequence[RestorePoint], memory: Memory) -> list[Vanished]:
+def remember(repository: str, points: Sequence[RestorePoint], memory: Memory) -> Noticed:
     """Compare and save; call it while the repository is open, so that nobody writes in between."""
     gone = memory.ledger.compare(repository, points)
+    free = {point.archive_id for point in points if not point.pinned}
+    before = memory.store.points(repository)
+    unpinned = [point.archive for point in before if point.pinned and point.archive_id in free]
     memory.store.save_points(repository, points)
-    return gone
+    return Noticed(gone, unpinned)
+
+
+def warn(noticed: Noticed, repository: str, context: Context) -> None:
+    for message, remedy in noticed.texts(repository):
+        context.events(Warned(context.run, repository, message, remedy))
 
 
 def live_marks(marks: Iterable[Mark], points: Iterable[RestorePoint]) -> dict[str, Mark]:
@@ -79,15 +114,6 @@ def refuse_vanished(repository: str, gone: Sequence[Vanished]) -> None:
             f"can be rolled back. When it is all right: vmconsole repo accept {repository}",
             subject=repository,
         )
-
-
-def vanished_warning(run: str, repository: str, gone: Sequence[Vanished]) -> Warned:
-    return Warned(
-        run,
-        repository,
-        vanished_text(repository, gone),
-        f"When that is all right: vmconsole repo accept {repository}",
-    )
 
 
 def vanished_text(repository: str, gone: Sequence[Vanished]) -> str:

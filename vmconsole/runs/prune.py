@@ -12,7 +12,7 @@ from vmconsole.model.group import Group
 from vmconsole.model.guest import Guest, GuestKind, GuestState, HostInventory
 from vmconsole.model.ledger import Mark
 from vmconsole.model.point import RestorePoint
-from vmconsole.runs.looking import Memory, live_marks, look, vanished_warning
+from vmconsole.runs.looking import Memory, live_marks, look, warn
 from vmconsole.runs.retention import Rules, Verdict, decide, rules_for
 from vmconsole.runs.runner import Outcome, Runner
 
@@ -92,8 +92,7 @@ def prune(
     name = repository.name
     with step(context.events, context.run, name, "look"):
         seen = look(repository, memory, context)
-    if seen.vanished:
-        context.events(vanished_warning(context.run, name, seen.vanished))
+    warn(seen.noticed, name, context)
     marked = live_marks(memory.ledger.marks(name), seen.points)
     verdicts = [item for item in judge(name, seen.points, plan, marked) if group in ("", item.group)]
     lost = [item for item in verdicts if not item.keep and not item.marked]

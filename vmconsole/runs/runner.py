@@ -40,7 +40,7 @@ from vmconsole.model.point import RestorePoint
 from vmconsole.model.run import RunState
 from vmconsole.runs.backup import back_up, guest_points, with_full_rule
 from vmconsole.runs.cleanup import clean, dead_entries
-from vmconsole.runs.looking import vanished_warning
+from vmconsole.runs.looking import Memory, remember, warn
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +160,11 @@ class Runner:
                     self._fail(target.guest.name, error, context, outcome)
             # Kept for lists that must not wait for the repository.
             with suppress(VmconsoleError):
-                points = writer.points()
-                if self._ledger and (gone := self._ledger.compare(repository.name, points)):
-                    context.events(vanished_warning(context.run, repository.name, gone))
-                self._store.save_points(repository.name, points)
+                if self._ledger is None:
+                    self._store.save_points(repository.name, writer.points())
+                else:
+                    memory = Memory(self._store, self._ledger)
+                    warn(remember(repository.name, writer.points(), memory), repository.name, context)
 
     def _backup_one(
         self, target: Target, repository_id: str, writer: RepositoryWriter, context: Context

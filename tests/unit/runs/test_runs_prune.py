@@ -144,7 +144,7 @@ def test_what_mended_rules_keep_comes_back(world):
 def test_a_mark_on_a_pinned_point_goes(world):
     world.prune()
     world.repository.pinned = {point(4).archive: point(4).archive_id}
-    world.prune()
+    assert world.prune()[0].exit_code == 0
     assert world.marked == sorted(set(OLD) - set(names(point(4))))
 
 
@@ -228,6 +228,18 @@ def test_pins_of_what_is_gone_are_dropped_at_the_next_write(world):
     world.repository.pinned = {"gone": "id-gone", point(3).archive: point(3).archive_id}
     world.pin(point(4))
     assert sorted(world.repository.pinned) == names(point(3), point(4))
+
+
+def test_pins_that_somebody_else_took_are_told_once(world):
+    world.pin(point(3), point(4))
+    world.pin(point(4), pinned=False)
+    assert world.said("warned") == [], "that was us"
+    world.repository.pinned = {}
+    assert world.prune()[0].exit_code == 3
+    (warning,) = world.said("warned")
+    assert "1 point is pinned no longer in repository main" in warning.message
+    assert warning.hint == f"Pin again: vmconsole pin {point(3).archive}"
+    assert world.prune()[0].exit_code == 0
 
 
 def test_pins_are_changed_by_one_at_a_time(world):
