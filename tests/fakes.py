@@ -230,12 +230,37 @@ class FakeRepository:
         self.members = {}
         self.disks = {}
         self.fail_commit = None
+        self.pinned = {}
+        self.fail_delete = None
 
     def id(self):
         return "ab" * 32
 
     def points(self):
-        return list(self.saved)
+        pinned = () if isinstance(self.pinned, Exception) else self.pinned
+        return [replace(point, pinned=point.archive in pinned) for point in self.saved]
+
+    def pins(self):
+        if isinstance(self.pinned, Exception):
+            raise self.pinned
+        return dict(self.pinned)
+
+    def set_pins(self, pins):
+        self.diary.append("set_pins")
+        self.pinned = dict(pins)
+
+    def delete(self, archives, context):
+        self.diary.append(f"delete {' '.join(archives)}")
+        if self.fail_delete:
+            raise self.fail_delete
+        self.saved = [point for point in self.saved if point.archive not in archives]
+
+    def compact(self, context):
+        self.diary.append("compact")
+        return 5 << 20
+
+    def space(self):
+        return 1 << 30, 4 << 30
 
     def archive(self, name):
         return FakeArchive(self, name)

@@ -154,6 +154,45 @@ class Restored(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Pruned(Event):
+    """Points of a guest that retention does not keep were marked; nothing is deleted yet."""
+
+    kind: ClassVar[str] = "pruned"
+    guest: str
+    repository: str
+    archives: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpruned(Event):
+    """Points that had been marked are kept by the rules as they are now, and are back."""
+
+    kind: ClassVar[str] = "unpruned"
+    guest: str
+    repository: str
+    archives: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted(Event):
+    """Points that had been marked were deleted; they cannot be had back."""
+
+    kind: ClassVar[str] = "deleted"
+    repository: str
+    archives: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted(Event):
+    """The space of what was deleted is free. bytes_freed: about; None when Borg did not say."""
+
+    kind: ClassVar[str] = "compacted"
+    repository: str
+    bytes_freed: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished(Event):
     kind: ClassVar[str] = "run_finished"
     state: str

@@ -32,6 +32,7 @@ from vmconsole.interfaces import (
     History,
     HostKey,
     Hypervisor,
+    Ledger,
     Metrics,
     Pinger,
     Repository,
@@ -142,6 +143,16 @@ class Wiring:
 
         return local_space(repository, self.config.repository(repository).location)
 
+    @property
+    def ledger(self) -> Ledger:
+        from vmconsole.state.ledger import StateLedger
+
+        return self._once("ledger", "", lambda: StateLedger(self._state.database, self._clock))
+
+    @property
+    def _state(self) -> StateStore:
+        return self._once("store", "", self._open_store)
+
     def hypervisor(self, host: str) -> Hypervisor:
         return self._once("hypervisor", host, lambda: self._open_host(host))
 
@@ -152,7 +163,7 @@ class Wiring:
         from vmconsole.disks.memory import keep_buffers
 
         keep_buffers()
-        return Runner(self.store, self.clock, self.cancel, listeners, self.history)
+        return Runner(self.store, self.clock, self.cancel, listeners, self.history, self.ledger)
 
     def new_file(self, path: Path, size: int) -> FileTarget:
         from vmconsole.disks.sparse import SparseFile
@@ -239,10 +250,6 @@ class Wiring:
         with self._lock:
             for key in [key for key in self._made if key[0] == kind]:
                 del self._made[key]
-
-    @property
-    def _state(self) -> StateStore:
-        return self._once("store", "", self._open_store)
 
     def _open_store(self) -> StateStore:
         from vmconsole.state.store import StateStore

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,40 +77,80 @@ class BorgCommand:
             raise ProtocolError(f"borg {words[0]} did not answer with a JSON object.")
         return document
 
-    def run(self, *words: str, extra: Mapping[str, str] | None = None) -> Completed:
-        """Run a subcommand on the repository; warnings pass. Raises RepositoryError and its children."""
+    def run(
+        self,
+        *words: str,
+        archive: str = "",
+        last: Sequence[str] = (),
+        stdin: bytes = b"",
+        extra: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """Run a subcommand on the repository, or on one archive of it; warnings pass.
+
+        last: words that follow the repository. Raises RepositoryError and its children.
+        """
         env = {**self._environment(), **(extra or {})}
+        target = self._target(archive, last)
         secret = self._passphrase()
         if secret is not None:
             env["BORG_PASSPHRASE"] = secret
         try:
             completed = self._patiently(
-                lambda wait: self._machine.run(self._argv(words, wait), timeout=TIMEOUT, check=False, env=env)
+                lambda wait: self._machine.run(
+                    self._argv(words, wait, target), stdin=stdin, timeout=TIMEOUT, check=False, env=env
+                )
             )
         except CommandFailed as error:
             raise self._error(RepositoryError, error.message, error.hint) from error
+        return self.judged(completed)
+
+    def judged(self, completed: Completed) -> Completed:
+        """The same, unless it failed. Raises RepositoryError and its children."""
         if completed.status and completed.status not in _WARNING:
             raise self.failure(completed)
         return completed
 
-    def watch(self, *words: str, cancel: Cancel) -> Completed:
-        """Run something long that a cancel ends. The exit status is the caller's to judge."""
+    def watch(
+        self,
+        *words: str,
+        cancel: Cancel,
+        last: Sequence[str] = (),
+        waiting: Callable[[str], None] = lambda _: None,
+    ) -> Completed:
+        """Run something long that a cancel ends. The exit status is the caller's to judge.
+
+        last: words that follow the repository. waiting: told once why, when the lock is not free.
+        """
         variables = [f"{name}={value}" for name, value in self._environment().items()]
         secret = self._passphrase()
         if secret is not None and "\n" in secret:
             raise self._error(WrongPassphrase, "The passphrase holds a line break.", "Use one without.")
         script = _WATCHED_PLAIN if secret is None else _WATCHED
         start = ["env", *variables, "sh", "-c", script, "borg"]
-        return self._patiently(lambda wait: self._watch([*start, *self._argv(words, wait)], secret, cancel))
+        target = self._target("", last)
+        return self._patiently(
+            lambda wait: self._watch([*start, *self._argv(words, wait, target)], secret, cancel), waiting
+        )
 
-    def _patiently(self, attempt: Callable[[float], Completed]) -> Completed:
+    def _patiently(
+        self, attempt: Callable[[float], Completed], waiting: Callable[[str], None] = lambda _: None
+    ) -> Completed:
         """Try until the lock was got, for as long as the configuration says to wait for it."""
         left = self._settings.lock_wait
+        told = False
         while True:
             completed = attempt(min(left, _LOCK_SLICE))
             left -= _LOCK_SLICE
             if completed.status != _LOCK_TIMEOUT or left <= 0:
                 return completed
+            if not told:
+                waiting(self.failure(completed).message)
+            told = True
+
+    def _target(self, archive: str, last: Sequence[str]) -> list[str]:
+        """The repository, or one of its archives, and what follows it: names, which are no options."""
+        target = self._settings.target
+        return ["--", f"{target}::{archive}" if archive else target, *last]
 
     def _watch(self, argv: list[str], secret: str | None, cancel: Cancel) -> Completed:
         process = self._machine.start(argv)
@@ -126,7 +166,7 @@ class BorgCommand:
         finally:
             process.close()
 
-    def _argv(self, words: tuple[str, ...], lock_wait: float) -> list[str]:
+    def _argv(self, words: tuple[str, ...], lock_wait: float, target: list[str]) -> list[str]:
         settings = self._settings
         options = ["--log-json", "--lock-wait", str(max(1, round(lock_wait)))]
         if settings.is_remote:
@@ -134,7 +174,7 @@ class BorgCommand:
             if settings.remote_path:
                 options += ["--remote-path", settings.remote_path]
         subcommand, *rest = words
-        return [settings.executable, subcommand, *options, *rest, settings.target]
+        return [settings.executable, subcommand, *options, *rest, *target]
 
     def _environment(self) -> dict[str, str]:
         """Answers to every question Borg could ask; standard input is empty, and the terminal not ours.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
+from vmconsole.borg import pinlist
 from vmconsole.borg.command import BorgCommand, messages_of
 from vmconsole.borg.engine import versions
 from vmconsole.borg.settings import BorgSettings
 from vmconsole.errors import ProtocolError, RepositoryError, RepositoryMissing
+from vmconsole.events import Waiting
 from vmconsole.interfaces import Context, RepositoryInfo, RepositoryReader, RepositoryWriter
 from vmconsole.remote.machine import Machine
 
@@ -69,7 +73,10 @@ class BorgRepository:
             id=_text(document, "repository", "id"),
             encryption=_text(document, "encryption", "mode"),
             archives=sum(
-                1 for archive in listing.get("archives", ()) if ".checkpoint" not in str(archive.get("name"))
+                1
+                for archive in listing.get("archives", ())
+                if ".checkpoint" not in str(archive.get("name"))
+                and not pinlist.is_pinlist(str(archive.get("name")))
             ),
             original=int(stats.get("total_size", 0)),
             stored=int(stats.get("unique_csize", 0)),
@@ -84,13 +91,63 @@ class BorgRepository:
 
     def check(self, *, verify_data: bool, context: Context) -> list[str]:
         options = ("--verify-data",) if verify_data else ()
-        completed = self._borg.watch("check", *options, cancel=context.cancel)
+        completed = self._borg.watch("check", *options, cancel=context.cancel, waiting=self._telling(context))
         problems = [said.text for said in messages_of(completed) if said.level in _PROBLEM]
         if completed.status in (0, 1):
             return problems or (
                 ["borg check found a problem but did not name it"] if completed.status else []
             )
         raise self._borg.failure(completed)
+
+    def pins(self) -> dict[str, str]:
+        with self.reader() as reader:
+            return reader.pins()
+
+    def set_pins(self, pins: Mapping[str, str]) -> None:
+        """Writes the new list before the old ones go: dying in between leaves the newest to count."""
+        old = [name for name in self.archives() if pinlist.is_pinlist(name)]
+        if pins:
+            self._borg.run(
+                "create",
+                "--comment",
+                pinlist.COMMENT,
+                "--stdin-name",
+                pinlist.MEMBER,
+                archive=pinlist.next_name(datetime.now(UTC), old),
+                last=("-",),
+                stdin=pinlist.to_bytes(pins),
+            )
+        if old:
+            self._borg.run("delete", last=old)
+
+    def delete(self, archives: Sequence[str], context: Context) -> None:
+        # without a name borg would take the whole repository to be meant
+        if not archives or not all(archives):
+            raise ValueError("name the archives to delete")
+        self._borg.judged(
+            self._borg.watch("delete", cancel=context.cancel, last=archives, waiting=self._telling(context))
+        )
+
+    def compact(self, context: Context) -> int | None:
+        completed = self._borg.watch(
+            "compact", "--verbose", cancel=context.cancel, waiting=self._telling(context)
+        )
+        self._borg.judged(completed)
+        return next(
+            (freed for said in messages_of(completed) if (freed := _freed(said.text)) is not None), None
+        )
+
+    def space(self) -> tuple[int, int] | None:
+        if self.settings.is_remote:
+            return None
+        try:
+            found = os.statvfs(self.settings.path)
+        except OSError:
+            return None
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+    def _telling(self, context: Context) -> Callable[[str], None]:
+        return lambda reason: context.events(Waiting(context.run, self.name, reason))
 
     def break_lock(self) -> None:
         """Remove the repository's lock and that of its cache, whoever holds them."""
@@ -138,6 +195,21 @@ def _text(document: dict[str, Any], *keys: str) -> str:
     if not isinstance(value, str):
         raise ProtocolError(f"borg did not say {'.'.join(keys)}.")
     return value
+
+
+_FREED = re.compile(r"compaction freed about (-?[0-9.]+) ([kMGTPEZY]?)B repository space")
+
+
+def _freed(text: str) -> int | None:
+    """Bytes, from Borg's own words: a figure with a decimal unit."""
+    found = _FREED.search(text)
+    if found is None:
+        return None
+    try:
+        power = " kMGTPEZY".index(found[2] or " ")
+        return max(0, round(float(found[1]) * 10.0 ** (3 * power)))
+    except ValueError:
+        return None
 
 
 def _moment(document: dict[str, Any]) -> datetime | None:

@@ -15,7 +15,7 @@ from vmconsole.cli.documents import plan_document
 from vmconsole.cli.fleet import capacity_of
 from vmconsole.cli.format import size
 from vmconsole.cli.output import Cell, Output
-from vmconsole.cli.selection import all_points, group_guests, reachable_guests, targets
+from vmconsole.cli.selection import group_guests, reachable_guests, seen_points, targets
 from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
 from vmconsole.errors import (
@@ -179,7 +179,7 @@ def _out_of_reach(message: str, hosts: list[HostInventory]) -> HostUnreachable:
 
 def _dry_run(work: list[Target], services: Services, output: Output) -> int:
     names = {target.repository.name for target in work}
-    points = {name: [point for _, point in all_points(services, output, name)] for name in names}
+    points = {name: [found.point for found in seen_points(services, output, name)] for name in names}
     documents: list[dict[str, Any]] = []
     rows: list[tuple[Cell, ...]] = []
     code, expected = EXIT_DONE, 0

@@ -9,16 +9,20 @@ from typing import Any
 
 from vmconsole.cli.format import duration, size, visible, visible_lines
 from vmconsole.events import (
+    Compacted,
+    Deleted,
     DiskProgress,
     Event,
     GuestFailed,
     GuestPlanned,
     PointMade,
+    Pruned,
     Restored,
     RunFinished,
     RunStarted,
     StepFinished,
     StepStarted,
+    Unpruned,
     Waiting,
     Warned,
 )
@@ -26,15 +30,19 @@ from vmconsole.events import (
 _KINDS: Mapping[str, type[Event]] = {
     kind.kind: kind
     for kind in (
+        Compacted,
+        Deleted,
         DiskProgress,
         GuestFailed,
         GuestPlanned,
         PointMade,
+        Pruned,
         Restored,
         RunFinished,
         RunStarted,
         StepFinished,
         StepStarted,
+        Unpruned,
         Waiting,
         Warned,
     )
@@ -105,7 +113,21 @@ def _describe(event: Event) -> str:
                 f"✓ {event.archive}: {size(event.bytes_written)} of data in {duration(event.seconds)} "
                 f"→ {event.target}"
             )
+        case Pruned():
+            return f"✓ {event.guest}: {points_text(len(event.archives))} pruned in {event.repository}"
+        case Unpruned():
+            kept = "is kept again" if len(event.archives) == 1 else "are kept again"
+            return f"✓ {event.guest}: {points_text(len(event.archives))} {kept} in {event.repository}"
+        case Deleted():
+            return f"✓ {event.repository}: {points_text(len(event.archives))} deleted"
+        case Compacted():
+            freed = "" if event.bytes_freed is None else f", about {size(event.bytes_freed)} freed"
+            return f"✓ {event.repository}: compacted in {duration(event.seconds)}{freed}"
     return ""
+
+
+def points_text(count: int) -> str:
+    return "1 point" if count == 1 else f"{count} points"
 
 
 def indented(message: str, by: int = 2) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from vmconsole.model.export import ExportPlan
 from vmconsole.model.guest import Guest, HostInventory, HostLoad
 from vmconsole.model.host_key import HostKey
+from vmconsole.model.ledger import Mark
 from vmconsole.model.point import DiskPoint, RestorePoint, disk_json, iso
 from vmconsole.model.run import Run
 
@@ -100,7 +101,8 @@ def guest_document(guest: Guest, groups: Sequence[str], last: RestorePoint | Non
     }
 
 
-def point_document(point: RestorePoint) -> dict[str, Any]:
+def point_document(point: RestorePoint, mark: Mark | None = None) -> dict[str, Any]:
+    """mark: of a point that was pruned."""
     return {
         "archive": point.archive,
         "archive_id": point.archive_id,
@@ -118,12 +120,13 @@ def point_document(point: RestorePoint) -> dict[str, Any]:
         "bytes_read": point.total("bytes_read"),
         "bytes_stored": point.total("bytes_stored"),
         "seconds": point.seconds,
+        "together": dict(point.together) or None,
+        # Verification is recorded by a later command; until it ran, nothing is claimed.
+        "verified": None,
+        "pinned": point.pinned,
+        "pruned": iso(mark.marked) if mark else None,
         "group": point.group or None,
         "schedule": point.schedule or None,
-        "together": dict(point.together) or None,
-        # Verification and pins are recorded by later commands; until one ran, nothing is claimed.
-        "verified": None,
-        "pinned": False,
         "warnings": list(point.warnings),
         "disks": [_disk_document(disk) for disk in point.disks],
     }

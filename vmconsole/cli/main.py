@@ -7,6 +7,7 @@ import importlib
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 from vmconsole import __version__
 from vmconsole.cli.output import Output
@@ -15,7 +16,8 @@ from vmconsole.cli.services import Services
 from vmconsole.cli.signals import interruptible
 from vmconsole.errors import Cancelled, UsageError, VmconsoleError
 
-# In the order of `vmconsole --help`. Each module has HELP, configure(parser), run(args, services, output).
+# In the order of `vmconsole --help`. Each has a module of its name (a dash is an underscore there) with HELP,
+# configure(parser), run(args, services, output).
 VERBS = (
     "init",
     "host",
@@ -24,6 +26,9 @@ VERBS = (
     "backup",
     "points",
     "restore",
+    "prune",
+    "undo-prune",
+    "pin",
     "repo",
     "runs",
     "stop",
@@ -103,7 +108,7 @@ def build_parser() -> Parser:
     _common(parser, top=True)
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND")
     for name in VERBS:
-        module = importlib.import_module(f"vmconsole.cli.{name}")
+        module = _module(name)
         verb = verbs.add_parser(name, help=module.HELP, description=_description(module.__doc__ or ""))
         module.configure(verb)
         _common_below(verb)
@@ -164,9 +169,12 @@ def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace, Services
             hint="All commands: vmconsole --help\nFirst time here? Look around with vmconsole demo, "
             "begin with vmconsole init",
         )
-    command: Callable[[argparse.Namespace, Services, Output], int]
-    command = importlib.import_module(f"vmconsole.cli.{args.verb}").run
+    command: Callable[[argparse.Namespace, Services, Output], int] = _module(args.verb).run
     return command
+
+
+def _module(verb: str) -> ModuleType:
+    return importlib.import_module(f"vmconsole.cli.{verb.replace('-', '_')}")
 
 
 def _common_below(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,14 @@
   vmconsole repo init main /srv/backup/vms --passphrase-file FILE
   vmconsole repo init main /srv/backup/vms --passphrase-file FILE --existing
   vmconsole repo check main --verify-data
+  vmconsole repo compact --dry-run
+  vmconsole repo compact
 
 --existing takes over a repository that is there already, on a new backup
-server for example.
+server for example. compact deletes what was pruned longer ago than `undo` in
+the configuration, and frees its space; it does nothing when restore points
+vanished that vmconsole did not delete, until accept says that this is all
+right.
 """
 
 from __future__ import annotations
@@ -14,16 +19,17 @@ import argparse
 import shlex
 from pathlib import Path
 
-from vmconsole.cli import changing
+from vmconsole.cli import changing, compact
 from vmconsole.cli.format import size
 from vmconsole.cli.output import Output
+from vmconsole.cli.prune import repositories
 from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, EXIT_FAILED, RepositoryError, UsageError
 from vmconsole.interfaces import RepositoryInfo
 from vmconsole.model.point import iso
 
-HELP = "make, list, inspect and check repositories"
+HELP = "make, list, inspect, check and compact repositories"
 _NONE = "No repository yet. Make one: vmconsole repo init main /srv/backup/vms --passphrase-file FILE"
 
 
@@ -54,10 +60,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     check = verbs.add_parser("check", help="check consistency with stock borg")
     check.add_argument("name", metavar="NAME", nargs="?", help="default: all")
     check.add_argument("--verify-data", action="store_true", help="read and verify every chunk (slow)")
+    space = verbs.add_parser("compact", help="delete what was pruned, and free its space")
+    space.add_argument("name", metavar="NAME", nargs="?", help="default: all")
+    space.add_argument("--now", action="store_true", help="also what was pruned just now")
+    space.add_argument("--dry-run", "-n", action="store_true", help="say what would be deleted")
+    accept = verbs.add_parser("accept", help="points that vanished may be gone: compact again")
+    accept.add_argument("name", metavar="NAME", nargs="?", help="default: all")
 
 
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
-    actions = {"init": _init, "list": _list, "info": _info, "check": _check}
+    actions = {
+        "init": _init,
+        "list": _list,
+        "info": _info,
+        "check": _check,
+        "compact": compact.compact,
+        "accept": compact.accept,
+    }
     return actions[args.action](args, services, output)
 
 
@@ -166,7 +185,7 @@ def _list(args: argparse.Namespace, services: Services, output: Output) -> int:
 
 def _info(args: argparse.Namespace, services: Services, output: Output) -> int:
     found = []
-    for name in _names(args.name, services):
+    for name in repositories(args.name, services):
         with output.busy(f"Asking repository {name} …"):
             found.append(services.repository(name).info())
     output.document({"repositories": [_document(info) for info in found]})
@@ -199,7 +218,7 @@ def _info(args: argparse.Namespace, services: Services, output: Output) -> int:
 
 def _check(args: argparse.Namespace, services: Services, output: Output) -> int:
     results: dict[str, list[str]] = {}
-    for name in _names(args.name, services):
+    for name in repositories(args.name, services):
         with (
             output.events(services) as watcher,
             services.runner([watcher]).run("check", name) as (context, outcome),
@@ -216,15 +235,6 @@ def _check(args: argparse.Namespace, services: Services, output: Output) -> int:
         if problems:
             output.remedy("Read before you repair: borg check --help")
     return EXIT_FAILED if any(results.values()) else EXIT_DONE
-
-
-def _names(name: str | None, services: Services) -> list[str]:
-    if name:
-        services.config.repository(name)
-        return [name]
-    if not services.config.repositories:
-        raise UsageError("No repository is configured yet.", hint=_NONE.partition(". ")[2])
-    return list(services.config.repositories)
 
 
 def _document(info: RepositoryInfo) -> dict[str, object]:

@@ -10,19 +10,17 @@ A restore never overwrites a file or a guest.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vmconsole.cli.format import size
 from vmconsole.cli.output import Output
-from vmconsole.cli.selection import LOCK_PATIENCE, all_points
+from vmconsole.cli.selection import choose_point, seen_points
 from vmconsole.cli.services import Services
-from vmconsole.errors import EXIT_DONE, Cancelled, GuestExists, RepositoryLocked, RestoreFailed, UsageError
-from vmconsole.events import Waiting
-from vmconsole.interfaces import Context, GuestRestore, Repository, RepositoryReader
+from vmconsole.errors import EXIT_DONE, Cancelled, GuestExists, RestoreFailed, UsageError
+from vmconsole.interfaces import Context, GuestRestore, RepositoryReader
 from vmconsole.model.point import TAR, DiskPoint, RestorePoint
-from vmconsole.runs.names import find_point
+from vmconsole.runs.looking import reading
 from vmconsole.runs.restore import choose_disks, file_destinations, file_name, restore_files, restore_guest
 
 HELP = "restore disks to files, or a guest to a host"
@@ -58,12 +56,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
     _check_options(args, services)
-    found = all_points(services, output, args.repository)
-    point = find_point(args.point, [point for _, point in found])
-    repository = next(name for name, candidate in found if candidate.archive == point.archive)
+    found = choose_point(args.point, seen_points(services, output, args.repository), output)
     if args.to is not None:
-        return _to_files(args, point, repository, services, output)
-    return _to_host(args, point, repository, services, output)
+        return _to_files(args, found.point, found.repository, services, output)
+    return _to_host(args, found.point, found.repository, services, output)
 
 
 def _check_options(args: argparse.Namespace, services: Services) -> None:
@@ -172,21 +168,9 @@ def _restore(
     with (
         output.events(services) as watcher,
         services.runner([watcher]).run("restore", point.archive) as (context, outcome),
-        _reading(services.repository(repository), context) as reader,
+        reading(services.repository(repository), context) as reader,
     ):
         work(reader, context)
     for _, error in outcome.errors:
         output.error(error)
     return outcome.exit_code
-
-
-@contextmanager
-def _reading(repository: Repository, context: Context) -> Iterator[RepositoryReader]:
-    """The repository, opened; who waits for its lock is told what for. Raises RepositoryError."""
-    with ExitStack() as stack:
-        try:
-            reader = stack.enter_context(repository.reader(wait=LOCK_PATIENCE))
-        except RepositoryLocked as error:
-            context.events(Waiting(context.run, repository.name, error.message))
-            reader = stack.enter_context(repository.reader())
-        yield reader

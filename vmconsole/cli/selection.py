@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from vmconsole.cli.output import Output
 from vmconsole.cli.parallel import together
 from vmconsole.cli.services import Services
 from vmconsole.errors import RepositoryLocked, VmconsoleError
 from vmconsole.interfaces import Repository
-from vmconsole.model.guest import Guest, GuestKind, GuestState, HostInventory, HostKind
+from vmconsole.model.guest import Guest, HostInventory, HostKind
+from vmconsole.model.ledger import Mark
 from vmconsole.model.point import RestorePoint
+from vmconsole.runs.looking import LOCK_PATIENCE, Memory, live_marks, remember
+from vmconsole.runs.names import find_point
+from vmconsole.runs.prune import guest_of
 from vmconsole.runs.work import Target
-
-LOCK_PATIENCE = 3.0
-"""Seconds to wait for a repository's lock before somebody is told."""
 
 
 def look(services: Services, output: Output, hosts: Iterable[str] = ()) -> list[HostInventory]:
@@ -93,38 +95,75 @@ def group_points(
     for host in unreachable:
         output.note(f"! {host.name} was not asked ({host.error}); its guests are as last seen.", "yellow")
     covered = {uuid for uuid, guest in known.items() if selector.why(guest)}
-    covered |= {point.uuid for point in points if point.uuid not in known and selector.why(_guest_of(point))}
+    covered |= {point.uuid for point in points if point.uuid not in known and selector.why(guest_of(point))}
     return [point for point in points if point.uuid in covered]
 
 
-def _guest_of(point: RestorePoint) -> Guest:
-    return Guest(point.uuid, "", point.guest, point.host, GuestKind.VM, GuestState.OTHER)
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A point and where it is. mark: it was pruned, and is hidden; None for a point like any other."""
+
+    repository: str
+    point: RestorePoint
+    mark: Mark | None = None
 
 
 def all_points(
     services: Services, output: Output, repository: str | None = None
 ) -> list[tuple[str, RestorePoint]]:
-    """(repository name, point) for every point, newest first, read from the repositories and remembered.
+    """(repository name, point) for every point that was not pruned, newest first."""
+    found = seen_points(services, output, repository)
+    return [(item.repository, item.point) for item in found if item.mark is None]
+
+
+def seen_points(services: Services, output: Output, repository: str | None = None) -> list[Found]:
+    """Every point, pruned or not, newest first, read from the repositories and remembered.
 
     Of a repository that a backup keeps locked, for hours maybe, what was last seen.
     """
     names = [repository] if repository else list(services.config.repositories)
-    found = [(name, point) for name in names for point in _points(name, services, output)]
-    return sorted(found, key=lambda pair: pair[1].time, reverse=True)
+    found = []
+    for name in names:
+        points = _points(name, services, output)
+        marks = live_marks(services.ledger.marks(name), points)
+        found += [Found(name, point, marks.get(point.archive)) for point in points]
+    return sorted(found, key=lambda item: item.point.time, reverse=True)
+
+
+def choose_point(text: str, found: Sequence[Found], output: Output) -> Found:
+    """The point that text names. One that was pruned is found by its full archive name only.
+
+    Raises PointNotFound.
+    """
+    exact = next((item for item in found if text and text == item.point.archive), None)
+    if exact is None:
+        point = find_point(text, [item.point for item in found if item.mark is None])
+        return next(item for item in found if item.point is point)
+    if exact.mark:
+        output.note(
+            f"! {text} was pruned on {exact.mark.marked.astimezone():%Y-%m-%d}. "
+            f"Keep it: vmconsole undo-prune {shlex.quote(text)}",
+            "yellow",
+        )
+    return exact
 
 
 def _points(name: str, services: Services, output: Output) -> list[RestorePoint]:
     repository = services.repository(name)
+    memory = Memory(services.store, services.ledger)
     try:
         with output.busy(f"Reading repository {name} …"), repository.reader(wait=LOCK_PATIENCE) as reader:
             points = reader.points()
+            noticed = remember(name, points, memory)
     except RepositoryLocked as error:
-        remembered = services.store.points(name)
-        if not remembered:
+        points = services.store.points(name)
+        if not points:
             raise
         output.note(f"! {error.message} Its points are as last seen.", "yellow")
-        return remembered
-    services.store.save_points(name, points)
+        return points
+    for message, remedy in noticed.texts(name):
+        output.note(f"! {message}", "red")
+        output.note(f"  → {remedy}")
     return points
 
 

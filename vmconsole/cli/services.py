@@ -17,6 +17,7 @@ from vmconsole.interfaces import (
     History,
     HostKey,
     Hypervisor,
+    Ledger,
     Metrics,
     Pinger,
     Repository,
@@ -69,6 +70,9 @@ class Services(Protocol):
 
     @property
     def history(self) -> History: ...
+
+    @property
+    def ledger(self) -> Ledger: ...
 
     @property
     def clock(self) -> Clock: ...

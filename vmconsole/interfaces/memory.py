@@ -117,18 +117,25 @@ class Ledger(Protocol):
 
     def marks(self, repository: str) -> list[Mark]: ...
 
-    def mark(self, marks: Sequence[Mark]) -> None: ...
+    def mark(self, marks: Sequence[Mark]) -> None:
+        """A point that is marked already keeps its mark."""
+        ...
 
     def unmark(self, repository: str, archives: Collection[str]) -> None: ...
 
     def deleting(self, repository: str, archives: Mapping[str, str]) -> None:
-        """These archives (name: id) are about to be deleted by us; their marks go."""
+        """These archives (name: id) are about to be deleted by us, and their absence is no surprise.
+
+        Their marks go when compare() finds them gone: until then a deletion may still fail.
+        """
         ...
 
     def compare(self, repository: str, points: Sequence[RestorePoint]) -> list[Vanished]:
         """Compare what is there with what was last seen; returns all that vanished and was not accepted.
 
-        Call it before RunStore.save_points replaces what was last seen.
+        Call it before RunStore.save_points replaces what was last seen, and both while the repository is
+        still open: what somebody writes in between would look as if it had vanished. Who is back is
+        forgiven.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -109,7 +109,16 @@ class DiskReader(Protocol):
 class RepositoryReader(Protocol):
     """A repository opened for reading."""
 
-    def points(self) -> list[RestorePoint]: ...
+    def points(self) -> list[RestorePoint]:
+        """Every restore point, newest first."""
+        ...
+
+    def pins(self) -> dict[str, str]:
+        """Archive name to archive id, of the points that are pinned; some may be gone.
+
+        Raises RepositoryDamaged when that cannot be told.
+        """
+        ...
 
     def files(self, archive: str) -> dict[str, bytes]:
         """The members that are not disks, guest.json among them."""
@@ -139,6 +148,29 @@ class Repository(Protocol):
 
     def check(self, *, verify_data: bool, context: Context) -> list[str]:
         """Problems found, empty when clean."""
+        ...
+
+    def pins(self) -> dict[str, str]:
+        """As RepositoryReader.pins(). Waits for the lock."""
+        ...
+
+    def set_pins(self, pins: Mapping[str, str]) -> None:
+        """Replace the pins, by archive name: archive id. Waits for the lock."""
+        ...
+
+    def delete(self, archives: Sequence[str], context: Context) -> None:
+        """Delete archives, by name; one that is gone already is none to miss. All or, when it fails, perhaps some.
+
+        Their space is freed by compact(). Whether they may go is for the caller to know.
+        """
+        ...
+
+    def compact(self, context: Context) -> int | None:
+        """Free the space of what was deleted; what Borg says that was, about, in bytes."""
+        ...
+
+    def space(self) -> tuple[int, int] | None:
+        """Bytes free and in all where the repository lies; None where that cannot be told cheaply."""
         ...
 
     def writer(self, context: Context) -> AbstractContextManager[RepositoryWriter]:

@@ -96,6 +96,8 @@ class RestorePoint:
     """What the hypervisor adapter wants to see again; opaque to everybody else."""
     archive_id: str = ""
     """Borg's id of the archive, hex; not in guest.json, which cannot know it."""
+    pinned: bool = False
+    """Kept whatever retention says. Recorded in the repository beside the archives, not in guest.json."""
 
     @property
     def mode(self) -> Mode:
@@ -118,7 +120,7 @@ class RestorePoint:
     def to_json(self) -> dict[str, Any]:
         """The document stored as guest.json."""
         document = asdict(self)
-        document.pop("archive_id")
+        del document["archive_id"], document["pinned"]
         document["schema"] = SCHEMA
         document["time"] = iso(self.time)
         document["consistency"] = self.consistency.value
@@ -136,7 +138,7 @@ class RestorePoint:
                     f"guest.json has schema version {document['schema']}, this vmconsole knows {SCHEMA}.",
                     hint="Use a newer vmconsole, or restore the disks with `borg extract`.",
                 )
-            known = {item.name for item in fields(cls)}
+            known = {item.name for item in fields(cls)} - {"pinned"}
             values = {key: value for key, value in document.items() if key in known}
             values["time"] = datetime.fromisoformat(document["time"])
             values["consistency"] = Consistency(document["consistency"])

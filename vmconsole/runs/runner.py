@@ -18,7 +18,7 @@ from vmconsole.errors import (
     VmconsoleError,
 )
 from vmconsole.events import Event, EventSink, RunFinished, RunStarted, Warned
-from vmconsole.interfaces import Cancel, Clock, Context, ExportPlan, History, RunStore
+from vmconsole.interfaces import Cancel, Clock, Context, ExportPlan, History, Ledger, RunStore
 from vmconsole.model.point import RestorePoint
 from vmconsole.runs.backup import guest_points, with_full_rule
 from vmconsole.runs.outcome import Outcome
@@ -36,7 +36,9 @@ class Runner:
         cancel: Cancel,
         listeners: Sequence[EventSink],
         history: History | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
+        self._ledger = ledger
         self._store = store
         self._clock = clock
         self._cancel = cancel
@@ -50,7 +52,7 @@ class Runner:
     def work(self, queue: Queue, kind: str, subject: str) -> Outcome:
         """Back up what the queue hands out, each repository opened once. Never raises for a guest's own failure."""
         with self.run(kind, subject) as (context, outcome):
-            Shift(queue, self._store, self._history, context, outcome).carry_out()
+            Shift(queue, self._store, self._history, self._ledger, context, outcome).carry_out()
         return outcome
 
     @contextmanager

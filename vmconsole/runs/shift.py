@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from vmconsole.errors import Cancelled, GuestBusy, GuestNotFound, NotTogether, ParentUnusable, VmconsoleError
 from vmconsole.events import CutTogether, GuestFailed, GuestPostponed, Warned
-from vmconsole.interfaces import Context, History, RepositoryWriter, RunStore
+from vmconsole.interfaces import Context, History, Ledger, RepositoryWriter, RunStore
 from vmconsole.model.point import RestorePoint, iso
 from vmconsole.runs.backup import back_up
 from vmconsole.runs.cleanup import Broom
@@ -43,14 +43,20 @@ class Shift:
     """One queue, carried out once. Ends when the queue has nothing left."""
 
     def __init__(
-        self, queue: Queue, store: RunStore, history: History | None, context: Context, outcome: Outcome
+        self,
+        queue: Queue,
+        store: RunStore,
+        history: History | None,
+        ledger: Ledger | None,
+        context: Context,
+        outcome: Outcome,
     ) -> None:
         self._queue = queue
         self._store = store
         self._history = history
         self._context = context
         self._outcome = outcome
-        self._writers = Writers(context, store)
+        self._writers = Writers(context, store, ledger)
         self._ended: queues.Queue[tuple[Work, BaseException | None]] = queues.Queue()
         self._running: dict[str, threading.Thread] = {}
         self._told: set[str] = set()

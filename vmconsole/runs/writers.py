@@ -7,7 +7,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from vmconsole.errors import VmconsoleError
-from vmconsole.interfaces import Context, Repository, RepositoryWriter, RunStore
+from vmconsole.interfaces import Context, Ledger, Repository, RepositoryWriter, RunStore
+from vmconsole.runs.looking import Memory, remember, warn
 
 
 @dataclass(slots=True)
@@ -22,9 +23,10 @@ class _Place:
 class Writers:
     """Thread-safe. Opening waits for the repository's lock, and holds up only those who want the same one."""
 
-    def __init__(self, context: Context, store: RunStore) -> None:
+    def __init__(self, context: Context, store: RunStore, ledger: Ledger | None) -> None:
         self._context = context
         self._store = store
+        self._ledger = ledger
         self._places: dict[str, _Place] = {}
         self._lock = threading.Lock()
 
@@ -68,4 +70,11 @@ class Writers:
                     stack.push(place.stack.pop_all())
                     # Kept for lists that must not wait for the repository.
                     with suppress(VmconsoleError):
-                        self._store.save_points(name, place.writer.points())
+                        self._remember(name, place.writer)
+
+    def _remember(self, name: str, writer: RepositoryWriter) -> None:
+        if self._ledger is None:
+            self._store.save_points(name, writer.points())
+        else:
+            memory = Memory(self._store, self._ledger)
+            warn(remember(name, writer.points(), memory), name, self._context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -263,7 +264,7 @@ class StateStore:
                 "archive": point.archive,
                 "archive_id": point.archive_id,
                 "time": to_number(point.time),
-                "document": json.dumps(point.to_json(), separators=(",", ":")),
+                "document": json.dumps(point.to_json() | {"pinned": point.pinned}, separators=(",", ":")),
             }
             for point in points_seen
         }
@@ -283,7 +284,9 @@ class StateStore:
         found = []
         for row in rows:
             try:
-                found.append(RestorePoint.from_json(json.loads(row.document), archive_id=row.archive_id))
+                document = json.loads(row.document)
+                point = RestorePoint.from_json(document, archive_id=row.archive_id)
+                found.append(replace(point, pinned=document.get("pinned") is True))
             except (RepositoryDamaged, ValueError):
                 continue
         return found

@@ -21,6 +21,9 @@ EVERY_LOOK = [
     ["inventory", "--refresh"],
     ["points"],
     ["points", "--group", "daily"],
+    ["points", "--pruned"],
+    ["prune", "--dry-run"],
+    ["repo", "compact", "--dry-run"],
     ["runs"],
     ["host", "list"],
     ["host", "check"],
@@ -38,6 +41,8 @@ EVERY_CHANGE = [
     ["group", "add", "all", "--host", "*"],
     ["group", "remove", "daily"],
     ["repo", "init", "main"],
+    ["repo", "accept"],
+    ["undo-prune", "--all"],
 ]
 
 

@@ -8,8 +8,8 @@ from vmconsole.errors import UsageError
 ACTIONS = {
     "host": ("add", "list", "check", "trust", "remove"),
     "group": ("add", "list", "show", "remove"),
-    "repo": ("init", "list", "info", "check"),
     "notify": ("test", "list"),
+    "repo": ("init", "list", "info", "check", "compact", "accept"),
 }
 
 

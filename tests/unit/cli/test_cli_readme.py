@@ -34,5 +34,5 @@ def test_the_configuration_shown_loads():
 
 def test_every_verb_is_in_the_table():
     table = re.findall(r"^\| (`.*?) \| ", README, re.MULTILINE)
-    named = {word for row in table for word in re.findall(r"`(\w+)", row)}
+    named = {word for row in table for word in re.findall(r"`([\w-]+)", row)}
     assert set(VERBS) - {"completion"} <= named

@@ -13,6 +13,7 @@ from vmconsole.borg.engine.access import BATCH, Access
 from vmconsole.borg.engine.chunks import ChunkList
 from vmconsole.borg.engine.items import Member, find, members
 from vmconsole.borg.engine.translate import translated
+from vmconsole.borg.pinlist import is_pinlist
 from vmconsole.errors import PointNotFound, RepositoryDamaged
 from vmconsole.model.point import GUEST_JSON, RestorePoint
 
@@ -81,7 +82,11 @@ def points(
     archive id, and is not read again; None for an archive that is no point. It is added to.
     """
     found = {} if known is None else known
-    ids = {name: id_ for name, id_ in archive_ids(access).items() if not name.endswith(CHECKPOINT)}
+    ids = {
+        name: id_
+        for name, id_ in archive_ids(access).items()
+        if not name.endswith(CHECKPOINT) and not is_pinlist(name)
+    }
     names = [name for name, id_ in ids.items() if id_ not in found]
     for start in range(0, len(names), BATCH):
         archives = load_many(access, {name: ids[name] for name in names[start : start + BATCH]})

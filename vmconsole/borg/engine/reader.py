@@ -7,6 +7,7 @@ open for hours (a served disk) keeps backups of that repository waiting as long.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +17,14 @@ from vmconsole.borg.engine import catalog
 from vmconsole.borg.engine.access import Access, open_access, place_of
 from vmconsole.borg.engine.chunks import ChunkList, changed, contents
 from vmconsole.borg.engine.fetching import ChunkCache
+from vmconsole.borg.engine.pins import pins, with_pins
 from vmconsole.borg.engine.places import PLACES
 from vmconsole.borg.engine.waiting import Patience, until_unlocked
 from vmconsole.borg.settings import BorgSettings
 from vmconsole.model.extent import Extent
 from vmconsole.model.point import RestorePoint
+
+_log = logging.getLogger("vmconsole.borg")
 
 READ_AHEAD = 16 * 1024 * 1024
 AT_ONCE = 32 * 1024 * 1024
@@ -113,7 +117,10 @@ class EngineReader:
         self._cache = cache
 
     def points(self) -> list[RestorePoint]:
-        return catalog.points(self._access)
+        return with_pins(self._access, catalog.points(self._access), _log.warning)
+
+    def pins(self) -> dict[str, str]:
+        return pins(self._access)
 
     def files(self, archive: str) -> dict[str, bytes]:
         return catalog.files(self._access, archive)

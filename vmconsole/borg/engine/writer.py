@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from vmconsole.borg.engine import catalog
 from vmconsole.borg.engine.access import open_access, place_of
 from vmconsole.borg.engine.archivewriter import EngineArchiveWriter
+from vmconsole.borg.engine.pins import with_pins
 from vmconsole.borg.engine.places import PLACES
 from vmconsole.borg.engine.session import Session
 from vmconsole.borg.engine.waiting import Patience, until_unlocked
@@ -31,7 +32,10 @@ class EngineWriter:
         return bytes(self._session.access.repository.id).hex()
 
     def points(self) -> list[RestorePoint]:
-        return catalog.points(self._session.access, self._session.warn, self._known)
+        session = self._session
+        return with_pins(
+            session.access, catalog.points(session.access, session.warn, self._known), session.warn
+        )
 
     def archive(self, name: str) -> EngineArchiveWriter:
         return EngineArchiveWriter(self._session, name)

@@ -222,3 +222,33 @@ def nothing_runs_on(tmp_path: Path) -> Iterator[None]:
     told = tmp_path / "serve.pid"
     if told.exists():
         wait_until(lambda: not Path(f"/proc/{told.read_text().strip()}").exists())
+
+
+def test_pins_deleting_and_compacting_from_afar(lab: Lab, remote: Lab) -> None:
+    ids = [
+        remote.write(name(day), SIZE, lambda disk, day=day: disk.data(0, noise(SIZE, day)))[0]
+        for day in (0, 1)
+    ]
+    remote.repository.set_pins({name(1): ids[1]})
+    assert remote.repository.pins() == {name(1): ids[1]}
+    remote.repository.delete([name(0)], remote.context)
+    freed = remote.repository.compact(remote.context)
+    assert freed is not None, "also the other side tells how much"
+    assert 8 * CHUNK < freed < 12 * CHUNK
+    with remote.repository.reader() as reader:
+        assert [(point.archive, point.pinned) for point in reader.points()] == [(name(1), True)]
+    lab.assert_clean()
+
+
+def test_an_append_only_repository_loses_nothing_by_a_deletion(
+    lab: Lab, fake_ssh: Callable[[str], str]
+) -> None:
+    """Why nothing may be compacted before the lists were compared: a deletion there deletes nothing yet."""
+    remote = lab.with_settings(
+        location=f"ssh://backup@nas.example:2222{lab.path}", rsh=fake_ssh('set -- "$@" --append-only')
+    )
+    remote.write(name(0), SIZE, lambda disk: disk.data(0, noise(SIZE)))
+    before = {path.name for path in (lab.path / "data" / "0").iterdir()}
+    remote.repository.delete([name(0)], remote.context)
+    remote.repository.compact(remote.context)
+    assert before <= {path.name for path in (lab.path / "data" / "0").iterdir()}
