@@ -77,7 +77,7 @@ class Shop:
             with history._database.writing() as connection:
                 connection.execute(delete(backups))
             history.follow("all", "main", "another rule")
-            history.follow("all", "main", "every 30 min|None")
+            history.follow("all", "main", "every 30 min")
 
 
 def made(events: list[dict]) -> set[str]:

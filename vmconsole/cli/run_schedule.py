@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from vmconsole.cli.fleet import ConfiguredFleet, capacity_of
+from vmconsole.cli.housekeeping import compact_due, due_for_compact, prune_touched, troubles_of
 from vmconsole.cli.output import Output
 from vmconsole.cli.schedule_plan import show_plan
 from vmconsole.cli.services import Services
+from vmconsole.cli.telling import ping, tell
 from vmconsole.errors import EXIT_DONE, UsageError
 from vmconsole.interfaces import Clock
+from vmconsole.model.ledger import Vanished
+from vmconsole.model.message import Delivery
 from vmconsole.model.run import Run, RunState
-from vmconsole.schedule.due import next_due
+from vmconsole.runs.outcome import Outcome
+from vmconsole.schedule.due import Slot, next_due
 from vmconsole.schedule.queue import ScheduleQueue
 
 KIND = "schedule"
@@ -83,30 +89,59 @@ def _once(services: Services, output: Output) -> int:
     services.history.note(HEARTBEAT, "once")
     queue = _queue(services, services.clock)
     due = queue.due()
-    if not due:
-        output.document({"run": None, "due": []})
-        output.note(f"Nothing is due.{_next(services)}")
-        return EXIT_DONE
     other = _other(services)
     if other is not None:
         output.document({"run": None, "due": [slot.key for slot in due]})
         output.note(f"Run {other.id} is at it already; it takes in what becomes due meanwhile.")
         output.hint(f"Follow it: vmconsole runs {other.id} --follow")
         return EXIT_DONE
-    return _carry_out(queue, ", ".join(slot.key for slot in due), services, output)
+    if not due and not due_for_compact(services):
+        tell(services, output, vanished=_vanished(services))
+        output.document({"run": None, "due": []})
+        output.note(f"Nothing is due.{_next(services)}")
+        return EXIT_DONE
+    return _carry_out(queue, due, services, output)
 
 
-def _carry_out(queue: ScheduleQueue, subject: str, services: Services, output: Output) -> int:
+def _carry_out(queue: ScheduleQueue, due: Sequence[Slot], services: Services, output: Output) -> int:
+    outcomes: list[Outcome] = []
+    pings: list[Delivery] = []
+    run: str | None = None
     with output.events(services) as watcher:
-        outcome = services.runner([watcher]).work(queue, KIND, subject)
-    for _, error in outcome.errors:
+        if due:
+            pings += ping(services, {slot.group.name for slot in due}, "start")
+            subject = ", ".join(slot.key for slot in due)
+            backups = services.runner([watcher]).work(queue, KIND, subject)
+            run = backups.run
+            outcomes.append(backups)
+            pings += _ping_ends(services, run)
+        if not services.cancel.is_set():
+            touched = {group.repository for group in services.config.groups()} if due else set()
+            outcomes += prune_touched(services, watcher, touched)
+            outcomes += compact_due(services, watcher)
+    for error in (error for outcome in outcomes for _, error in outcome.errors):
         if error.message not in watcher.told:
             output.error(error)
-    if not output.json:
-        failed = f", {len(outcome.errors)} failed" if outcome.errors else ""
-        output.note(f"{len(outcome.points)} backed up{failed}.{_next(services)}")
-        output.note(f"  → Its log: vmconsole runs {outcome.run}")
-    return outcome.exit_code
+    troubles = troubles_of(outcomes, services.config.repositories)
+    tell(services, output, run=run, pings=pings, troubles=troubles, vanished=_vanished(services))
+    if not output.json and run:
+        failed = sum(not record.good for record in services.history.of_run(run))
+        made = len(outcomes[0].points)
+        output.note(f"{made} backed up{f', {failed} not' if failed else ''}.{_next(services)}")
+        output.note(f"  → Its log: vmconsole runs {run}")
+    return next((outcome.exit_code for outcome in outcomes if outcome.exit_code), EXIT_DONE)
+
+
+def _ping_ends(services: Services, run: str) -> list[Delivery]:
+    """Each group by how its own guests fared, the last word on each."""
+    newest = {(record.group, record.uuid): record for record in services.history.of_run(run)}
+    bad = {group for (group, _), record in newest.items() if not record.good}
+    good = {group for group, _ in newest} - bad
+    return [*ping(services, good), *ping(services, bad, "fail")]
+
+
+def _vanished(services: Services) -> list[Vanished]:
+    return [item for name in services.config.repositories for item in services.ledger.vanished(name)]
 
 
 def _loop(services: Services, output: Output) -> int:
@@ -118,9 +153,12 @@ def _loop(services: Services, output: Output) -> int:
             queue = _queue(fresh, fresh.clock)
             due = queue.due()
             wait = _LOOP_SECONDS
-            if due and _other(fresh) is None:
-                _carry_out(queue, ", ".join(slot.key for slot in due), fresh, output)
-                wait = _REST_SECONDS
+            if _other(fresh) is None:
+                if due or due_for_compact(fresh):
+                    _carry_out(queue, due, fresh, output)
+                    wait = _REST_SECONDS
+                else:
+                    tell(fresh, output, vanished=_vanished(fresh))
             coming = next_due(fresh.config.groups(), fresh.clock.now(), fresh.config.timezone)
             if coming is not None:
                 wait = min(wait, max(1.0, (coming[0] - fresh.clock.now()).total_seconds()))

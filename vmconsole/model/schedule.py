@@ -65,3 +65,9 @@ class Schedule:
     pause: datetime | None = None
     catch_up: bool = True
     """Whether the newest of the runs that were missed is done late."""
+
+    @property
+    def rule(self) -> str:
+        """What makes it another schedule when it changes: see interfaces.History.follow."""
+        window = f" within {self.window.start:%H:%M}-{self.window.end:%H:%M}" if self.window else ""
+        return self.text + window

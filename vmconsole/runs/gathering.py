@@ -82,7 +82,7 @@ def followed_since(groups: Sequence[Group], history: History) -> dict[str, datet
     """By group, since when one of its schedules has been followed as it is now. Begins to follow new ones."""
     return {
         group.name: min(
-            history.follow(group.name, schedule.name, schedule.text) for schedule in group.schedules
+            history.follow(group.name, schedule.name, schedule.rule) for schedule in group.schedules
         )
         for group in groups
         if group.schedules

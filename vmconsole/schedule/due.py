@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
-from vmconsole.model.calendar import closes, jitter_of, newest_time, next_time, opens, overdue_limit
+from vmconsole.model.calendar import closes, jitter_of, newest_time, next_time, opens
 from vmconsole.model.group import Group
 from vmconsole.model.guest import Guest
 from vmconsole.model.history import BackupRecord, BackupState
 from vmconsole.model.schedule import Schedule
+from vmconsole.runs.gathering import limits_of
 
 _TRIES = 3
 """So often a guest is begun for one scheduled time when the run died over it."""
@@ -129,14 +130,7 @@ def next_due(groups: Iterable[Group], now: datetime, zone: tzinfo) -> tuple[date
 
 def overdue_after(group: Group, now: datetime, zone: tzinfo) -> float | None:
     """Seconds after which a guest of the group is overdue; None for a group without schedules and limit."""
-    if group.overdue_after:
-        return group.overdue_after
-    limits = [
-        overdue_limit(schedule.when, schedule.window, now, zone)
-        for schedule in group.schedules
-        if not (schedule.pause and now < schedule.pause)
-    ]
-    return min(limits, default=None)
+    return group.overdue_after or limits_of([group], now, zone).get(group.name)
 
 
 def covered(groups: Iterable[Group], guests: Iterable[Guest]) -> Mapping[str, tuple[str, ...]]:

@@ -181,8 +181,7 @@ class ScheduleQueue:
         return known is not None and known.time == slot.time
 
     def _followed(self, schedule: Schedule) -> datetime:
-        rule = f"{schedule.text}|{schedule.window}"
-        return self._history.follow(schedule.group, schedule.name, rule)
+        return self._history.follow(schedule.group, schedule.name, schedule.rule)
 
     def _finished(self, schedule: Schedule) -> datetime | None:
         noted = self._history.noted(f"{_SLOT}/{schedule.group}/{schedule.name}")

@@ -14,6 +14,7 @@ from vmconsole.model.guest import HostInventory, HostKind
 from vmconsole.model.run import RunState
 from vmconsole.model.schedule import Retention
 from vmconsole.runs.prune import governed, guest_of, judge
+from vmconsole.runs.writers import Writers
 
 
 @pytest.fixture
@@ -188,7 +189,9 @@ def test_a_backup_notices_what_vanished(world):
     gone = world.repository.saved.pop()
     runner = world.runner
     with runner.run("backup", "x") as (context, outcome):
-        runner._backup_into(world.repository, [], context, outcome)
+        writers = Writers(context, world.store, world.ledger)
+        writers.get(world.repository)
+        writers.close()
     assert outcome.exit_code == 3
     assert [item.archive for item in world.ledger.vanished("main")] == [gone.archive]
 
