@@ -57,7 +57,6 @@ def next_is_right(
 
 
 def all_over(world: PveWorld, cluster: PveCluster, *guests: PveGuest) -> None:
-    """As wait_clean(), and the journal is empty and the repository sound."""
+    """As wait_clean(), and the journal is empty."""
     wait_clean(cluster, *guests)
     assert world.journal() == []
-    world.borg_check()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_world import Ran
+from e2e_world import Ran, sha256
 from lab.domain import MIB
 
 from pve.after import all_over, next_is_right, told, wait_clean
@@ -45,6 +45,7 @@ def world(pve: PveCluster, vm: PveGuest, tmp_path_factory: pytest.TempPathFactor
     with PveWorld(tmp_path_factory.mktemp("faults") / "world", pve) as one:
         one.backup(vm)
         yield one
+        one.borg_check()
 
 
 @pytest.fixture
@@ -69,25 +70,18 @@ def failed(ran: Ran, guest: str) -> dict[str, Any]:
 # --- somebody else holds it ---
 
 
-@pytest.mark.parametrize(
-    ("lock", "hint"),
-    [
-        (
-            "backup",
-            "A backup holds it: Proxmox's own, or a run of vmconsole that died (vmconsole doctor --clean). "
-            "If none works on it any more: qm unlock {}",
-        ),
-        ("snapshot", "A snapshot is being taken; wait until that has ended."),
-    ],
-)
-def test_the_guest_is_locked(
-    pve: PveCluster, world: PveWorld, vm: PveGuest, tmp_path: Path, lock: str, hint: str
-) -> None:
-    with pve.locked(vm.vmid, lock):
-        ran = world.backup(vm, expect=1)
-        assert vm.lock == lock, "somebody else's lock was taken away"
-    message = f"web ({vm.vmid}) on pve/{vm.node.name} is locked by Proxmox ({lock})."
-    told(ran, "GuestBusy", message, hint.format(vm.vmid))
+def test_the_guest_is_locked(pve: PveCluster, world: PveWorld, vm: PveGuest, tmp_path: Path) -> None:
+    hints = {
+        "backup": "A backup holds it: Proxmox's own, or a run of vmconsole that died (vmconsole doctor --clean). "
+        f"If none works on it any more: qm unlock {vm.vmid}",
+        "snapshot": "A snapshot is being taken; wait until that has ended.",
+    }
+    for lock, hint in hints.items():
+        with pve.locked(vm.vmid, lock):
+            ran = world.backup(vm, expect=1)
+            assert vm.lock == lock, "somebody else's lock was taken away"
+        message = f"web ({vm.vmid}) on pve/{vm.node.name} is locked by Proxmox ({lock})."
+        told(ran, "GuestBusy", message, hint)
     next_is_right(world, vm, tmp_path)
     all_over(world, pve, vm)
 
@@ -217,9 +211,7 @@ def test_it_moves_between_the_inventory_and_the_export(
     assert ran.status == 0, f"{ran}"
     after = (source.qmeventd.history.count(str(vm.vmid)), target.qmeventd.history.count(str(vm.vmid)))
     assert after == (before[0], before[1] + 1), "it was held on the wrong node"
-    copy = tmp_path / "now"
-    images = world.restore(ran.archive, "virtio1")
-    assert images["virtio1"].read_bytes() == vm.raw_copy("virtio1", copy).read_bytes()
+    assert world.borg_sha256(ran.archive, "virtio1") == sha256(vm.raw_copy("virtio1", tmp_path / "now"))
     next_is_right(world, vm, tmp_path)
     all_over(world, pve, vm)
 
@@ -242,7 +234,6 @@ def test_it_moves_before_its_lock_is_taken(
     )
     all_over(world, pve, vm)
     next_is_right(world, vm, tmp_path, mode="full")
-    next_is_right(world, vm, tmp_path)
 
 
 def test_it_cannot_move_while_it_is_read(pve: PveCluster, world: PveWorld, vm: PveGuest) -> None:
@@ -282,29 +273,22 @@ def left_locked(world: PveWorld, vm: PveGuest, ran: Ran, why: str) -> None:
     assert vm.lock == "backup"
 
 
-def mends(world: PveWorld, vm: PveGuest) -> None:
-    (item,) = world.clean(expect=0).document["cleaned"]
-    assert (item["done"], item["detail"]) == (
-        True, f"Cleaned up after the backup of web ({vm.vmid}) on pve/{vm.node.name}.",
-    )  # fmt: skip
-    assert vm.lock == ""
-    assert world.journal() == []
-
-
 def test_quorum_is_lost_while_it_is_read(
     pve: PveCluster, world: PveWorld, vm: PveGuest, tmp_path: Path
 ) -> None:
     with world.held(vm, **READING) as child, pve.no_quorum():
         ran = child.go()
     left_locked(world, vm, ran, "unable to open file '/etc/pve/nodes/")
-    mends(world, vm)
-    all_over(world, pve, vm)
     next_is_right(world, vm, tmp_path)
+    all_over(world, pve, vm)
 
 
 def test_unlocking_fails(pve: PveCluster, world: PveWorld, vm: PveGuest, tmp_path: Path) -> None:
     with vm.node.fault(f"^qm unlock {vm.vmid}", "unable to write"):
         left_locked(world, vm, world.backup(vm, expect=3), "unable to write")
+        again = world.backup(vm, expect=1)
+        assert again.fails("GuestBusy")["message"].endswith("is locked by Proxmox (backup).")
+        assert any("unable to write" in warning for warning in again.warnings)
         failure = world.start("doctor", "--clean").wait()
         assert failure.status == 1
         (item,) = failure.document["cleaned"]
@@ -314,21 +298,11 @@ def test_unlocking_fails(pve: PveCluster, world: PveWorld, vm: PveGuest, tmp_pat
             "something: qm unlock: unable to write",
         )
         assert len(failure.document["leftovers"]) == 1
-    mends(world, vm)
+    (item,) = world.clean(expect=0).document["cleaned"]
+    cleaned = f"Cleaned up after the backup of web ({vm.vmid}) on pve/{vm.node.name}."
+    assert (item["done"], item["detail"]) == (True, cleaned)
     all_over(world, pve, vm)
     next_is_right(world, vm, tmp_path)
-
-
-def test_after_a_failed_unlock_the_next_backup_mends_it(
-    pve: PveCluster, world: PveWorld, vm: PveGuest, tmp_path: Path
-) -> None:
-    with vm.node.fault(f"^qm unlock {vm.vmid}", "unable to write"):
-        left_locked(world, vm, world.backup(vm, expect=3), "unable to write")
-        again = world.backup(vm, expect=1)
-        assert again.fails("GuestBusy")["message"].endswith("is locked by Proxmox (backup).")
-        assert any("unable to write" in warning for warning in again.warnings)
-    next_is_right(world, vm, tmp_path)
-    all_over(world, pve, vm)
 
 
 # --- storages ---
@@ -385,68 +359,5 @@ def test_the_fleecing_storage_runs_full(
         assert vm.state() == "running"
         wait_clean(pve, vm)
     settings(fleecing="shared")
-    next_is_right(world, vm, tmp_path)
-    all_over(world, pve, vm)
-
-
-# --- the API ---
-
-
-def token(pve: PveCluster, world: PveWorld, *privileges: str, path: str = "/") -> dict[str, Any]:
-    """Settings of a host whose inventory comes over HTTPS."""
-    name, _, secret = pve.token(f"console{len(privileges)}@pve", privileges, path).partition("=")
-    file = world.folder / "token"
-    file.touch(mode=0o600)
-    file.write_text(secret + "\n")
-    return {"api": pve.plane.url, "api_ca": str(pve.plane.cafile), "api_token": {"id": name, "file": "token"}}
-
-
-@pytest.mark.parametrize(
-    ("privileges", "path", "message"),
-    [
-        ((), "/", "Listing guests on pve needs the privilege VM.Audit on /vms."),
-        (
-            ("VM.Audit",), "/vms",
-            "GET /cluster/backup-info/not-backed-up on pve needs the privilege Sys.Audit on /.",
-        ),
-    ],
-)  # fmt: skip
-def test_an_api_token_that_may_not(
-    pve: PveCluster,
-    world: PveWorld,
-    vm: PveGuest,
-    settings: Callable[..., None],
-    privileges: tuple[str, ...],
-    path: str,
-    message: str,
-) -> None:
-    settings(**token(pve, world, *privileges, path=path))
-    (host,) = world.run("inventory", "--refresh", expect=20).document["hosts"]
-    assert (host["reachable"], host["error"], host["guests"]) == (False, message, [])
-    told(
-        world.backup(vm, expect=20),
-        "HostUnreachable",
-        f"There is no guest '{vm.uuid}' on the configured hosts. It may be on a host that is out of reach: {message}",
-        "Check the host with: vmconsole host check pve",
-    )
-    (check,) = [
-        item for item in world.run("host", "check", "pve", expect=1).document["checks"] if not item["ok"]
-    ]
-    assert check["detail"] == message
-    assert check["remedy"] == (
-        "Give it to the user or API token on the node, for all of an inventory: "
-        "pveum acl modify / --roles PVEAuditor --tokens 'USER@REALM!TOKEN'"
-    )
-
-
-def test_an_api_token_that_may(
-    pve: PveCluster, world: PveWorld, vm: PveGuest, settings: Callable[..., None], tmp_path: Path
-) -> None:
-    """The inventory is the same on both ways, and backups go over SSH."""
-    (ssh,) = world.run("inventory", "--refresh").document["hosts"]
-    settings(**token(pve, world, "VM.Audit", "Sys.Audit", "Datastore.Audit", "Pool.Audit"))
-    (https,) = world.run("inventory", "--refresh").document["hosts"]
-    assert https["guests"] == ssh["guests"]
-    assert [(node["name"], node["online"]) for node in https["nodes"]] == [("pve1", True), ("pve2", True)]
     next_is_right(world, vm, tmp_path)
     all_over(world, pve, vm)
