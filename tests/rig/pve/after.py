@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 from e2e_world import Ran, sha256
@@ -46,9 +47,13 @@ def next_is_right(
 
     The disk has 24 MiB; every time another place is written, so that a lost change shows.
     """
+    seed = int.from_bytes(os.urandom(3), "big")
     if vm.state() == "running":
-        seed = int.from_bytes(os.urandom(3), "big")
         vm.pattern(disk, seed % 23 * MIB, MIB, seed)
+    else:
+        write = f"write -P {seed % 255 + 1} {seed % 23}M 1M"
+        image = ["-f", vm.disks[disk].format, "-c", write, str(vm.path(disk))]
+        subprocess.run(["qemu-io", *image], check=True, capture_output=True)
     now = sha256(vm.raw_copy(disk, folder / f"now-{os.urandom(4).hex()}"))
     made = world.backup(vm, expect=expect)
     assert made.point["mode"] == mode, f"{made}"
