@@ -298,5 +298,4 @@ def test_a_half_written_configuration(
             message.format(vm.vmid),
             hint.format(vm.vmid),
         )
-    world.backup(vm)
     all_over(world, pve, vm)
