@@ -254,7 +254,13 @@ class RigPve(FakePve):  # type: ignore[misc]  # fakepve has no types
         return await self.task(vm.node, kind, vm.vmid, user, body)
 
     def _routes_rig(self) -> list[tuple[str, str, Any]]:
-        return [("GET", "/cluster/backup-info/not-backed-up", self._not_backed_up)]
+        return [
+            ("GET", "/cluster/backup-info/not-backed-up", self._not_backed_up),
+            ("GET", "/nodes/{node}/certificates/info", self._certificates),
+        ]
+
+    async def _certificates(self, v: Mapping[str, Any], user: str) -> list[dict[str, Any]]:
+        return [{"filename": "pve-root-ca.pem", "pem": (self.etc / "pve-root-ca.pem").read_text()}]
 
     async def _not_backed_up(self, v: Mapping[str, Any], user: str) -> list[dict[str, Any]]:
         """Guests in no backup job of the cluster; all of them, unless a test says which."""

@@ -11,7 +11,7 @@ from vmconsole.errors import VmconsoleError
 from vmconsole.hypervisors.proxmox.api import PveshApi
 from vmconsole.hypervisors.proxmox.cluster import ClusterStatus, NodeStatus
 from vmconsole.hypervisors.proxmox.gather import look_at_storages
-from vmconsole.hypervisors.proxmox.inventory import VERSION, at_once, version_of
+from vmconsole.hypervisors.proxmox.inventory import STATUS, VERSION, at_once, own_jobs, version_of
 from vmconsole.hypervisors.proxmox.look import Ask, Found, free_bytes, look
 from vmconsole.hypervisors.proxmox.nodes import Nodes
 from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
@@ -75,10 +75,13 @@ def _quorum(status: ClusterStatus) -> Check:
 
 
 def check_api(api: HttpsApi) -> Check:
+    """Whether the token may ask what an inventory asks."""
     from vmconsole.hypervisors.proxmox.https import require_audit
 
     try:
         require_audit(api)
+        api.get(STATUS)
+        own_jobs(api)
     except VmconsoleError as error:
         return Check("API", ok=False, detail=error.message, remedy=error.hint)
     return Check("API", ok=True, detail="the token may list guests")

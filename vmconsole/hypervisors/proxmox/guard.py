@@ -6,6 +6,7 @@ It is handed a document and steps, see document.py.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +36,7 @@ _STEP_SECONDS = 400.0
 _CUT_SECONDS = 150.0
 _END_SECONDS = 600.0
 _START_SECONDS = 200.0
+_NO_CONFIG = re.compile(r"configuration file '[^']*' does not exist", re.IGNORECASE)
 _ALARMS = ("space", "stopped", "gave-up", "late-thaw", "no-events")
 
 
@@ -176,6 +178,12 @@ class Guard:
             raise HostError(f"The guard on {self._host} cannot begin: {rest}", subject=self._host)
         if word == "locked" and NO_QUORUM.search(rest):
             raise no_quorum(self._host)
+        if word == "locked" and _NO_CONFIG.search(rest):
+            raise GuestBusy(
+                f"Guest {self._document.vmid} is not on {self._host} any more: {rest}",
+                hint="It has moved to another node, or was removed; try again.",
+                subject=self._host,
+            )
         if word != "hello":
             raise GuestBusy(
                 f"Guest {self._document.vmid} on {self._host} cannot be locked: {rest}",
@@ -227,4 +235,5 @@ def clean(machine: Machine, document: str) -> str:
     lines = [line[2:] for line in done.text.splitlines() if line.startswith("@ ")]
     if "clean" in lines:
         return ""
-    return next((line for line in lines if line.startswith("stuck")), done.errors[:300] or "no answer")
+    stuck = (line.removeprefix("stuck").strip() for line in lines if line.startswith("stuck"))
+    return next(stuck, done.errors[:300].strip()) or "no answer"

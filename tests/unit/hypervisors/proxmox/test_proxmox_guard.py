@@ -104,16 +104,30 @@ def _source():
     return source()
 
 
-def test_a_lock_refused_for_want_of_quorum_is_no_busy_guest(node, document, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("refusal", "error", "words", "hint"),
+    [
+        (
+            "unable to open file '/etc/pve/nodes/a/qemu-server/777.conf.tmp.7' - Permission denied",
+            HostError, "lost quorum", "pvecm status",
+        ),
+        (
+            "Configuration file 'nodes/a/qemu-server/777.conf' does not exist",
+            GuestBusy, "Guest 777 is not on pve1 any more", "moved to another node, or was removed; try again",
+        ),
+    ],
+)  # fmt: skip
+def test_a_lock_that_nobody_holds_and_is_refused(
+    node, document, tmp_path, monkeypatch, refusal, error, words, hint
+):
     qm = tmp_path / "bin/qm"
     qm.parent.mkdir()
-    refusal = "unable to open file '/etc/pve/nodes/a/qemu-server/777.conf.tmp.7' - Permission denied"
     qm.write_text(f'#!/bin/sh\n[ "$1" != set ] || {{ echo "{refusal}" >&2; exit 2; }}\n')
     qm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{qm.parent}:{os.environ['PATH']}")
-    with pytest.raises(HostError, match="lost quorum") as caught:
+    with pytest.raises(error, match=words) as caught:
         Guard.start(MACHINE, document())
-    assert "pvecm status" in caught.value.hint
+    assert hint in caught.value.hint
     assert gone(document(), node)
 
 
@@ -203,6 +217,9 @@ def test_what_cannot_be_undone_stays_noted(node, document):
     assert "storage is away" in guard.rollback()
     assert (node / "777.lock").exists()
     assert Path(document().folder, "owner").exists()
+    left = clean(MACHINE, document().text)
+    assert left.startswith("an earlier run left something: ")
+    assert left.endswith("storage is away")
 
 
 # --- QEMU's monitor ---

@@ -262,11 +262,12 @@ def test_a_limited_token(server: Server, make: Any, granted: list[Any], words: s
 
 def test_the_check_of_a_token(server: Server, make: Any) -> None:
     assert check_api(make()).ok
-    server.pve.acl = {TOKEN: []}
-    found = check_api(make())
-    assert not found.ok
-    assert "VM.Audit" in found.detail
-    assert found.remedy
+    for granted, words in (([], "VM.Audit"), ([("/vms", {"VM.Audit"})], "Sys.Audit")):
+        server.pve.acl = {TOKEN: granted}
+        found = check_api(make())
+        assert not found.ok
+        assert words in found.detail
+        assert found.remedy
 
 
 @pytest.mark.parametrize(
