@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from datetime import datetime
 from typing import Any
 
 from vmconsole.cli.format import duration, size, visible, visible_lines
 from vmconsole.events import (
     Compacted,
+    CutTogether,
     Deleted,
     DiskProgress,
     Event,
     GuestFailed,
     GuestPlanned,
+    GuestPostponed,
     PointMade,
     Pruned,
     Restored,
@@ -31,10 +34,12 @@ _KINDS: Mapping[str, type[Event]] = {
     kind.kind: kind
     for kind in (
         Compacted,
+        CutTogether,
         Deleted,
         DiskProgress,
         GuestFailed,
         GuestPlanned,
+        GuestPostponed,
         PointMade,
         Pruned,
         Restored,
@@ -104,6 +109,12 @@ def _describe(event: Event) -> str:
             )
         case GuestFailed():
             return f"✗ {event.guest}: {event.message}" + _hint(event.hint)
+        case GuestPostponed():
+            when = f" at {datetime.fromisoformat(event.until).astimezone():%H:%M}" if event.until else ""
+            return f"… {event.guest}: {event.message} It is tried again{when}."
+        case CutTogether():
+            names = ", ".join(event.guests)
+            return f"✓ {names}: cut together, within {event.skew_ms:g} ms"
         case Warned():
             return f"! {event.subject}: {event.message}" + _hint(event.hint)
         case Waiting():

@@ -22,6 +22,7 @@ from vmconsole.events import (
     DiskProgress,
     Event,
     GuestFailed,
+    GuestPostponed,
     PointMade,
     Restored,
     RunFinished,
@@ -108,7 +109,7 @@ class Progress:
                 self._waiting = (event.subject, _Guest(f"waiting: {event.reason}", now))
             case DiskProgress():
                 self._move(event, now)
-            case PointMade() | GuestFailed():
+            case PointMade() | GuestFailed() | GuestPostponed():
                 self._finished += 1
                 self._guests.pop(event.guest, None)
             case Restored():
