@@ -217,7 +217,7 @@ class PullDisk:
             wished = connections_for(self.bytes_dirty, self.connections)
             while len(self.clients) < wished and self.clients[0].can_multi_conn:
                 self.clients.append(self.more())
-            yield from read_many(self.clients, wanted, cancel=self.context.cancel)
+            yield from read_many(self.clients, wanted, cancel=self.context.cancel, pace=self.context.pace)
         except READ_ERRORS:
             self.hold.explain()
             raise
