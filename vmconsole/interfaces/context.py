@@ -25,6 +25,10 @@ class Pace(Protocol):
         """
         ...
 
+    def took(self, length: int) -> None:
+        """So many bytes have come that could not wait: they count, and others wait the longer."""
+        ...
+
     def largest(self) -> int:
         """Bytes that one request should not exceed just now; 0 for any size."""
         ...
@@ -43,6 +47,9 @@ class Unhurried:
         return 0.0
 
     def came(self, length: int, seconds: float) -> None:
+        pass
+
+    def took(self, length: int) -> None:
         pass
 
     def largest(self) -> int:

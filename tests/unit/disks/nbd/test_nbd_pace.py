@@ -42,6 +42,9 @@ class Slow:
     def came(self, length: int, seconds: float) -> None:
         self.came_in.append((length, seconds))
 
+    def took(self, length: int) -> None:
+        pass
+
     def largest(self) -> int:
         return self._largest
 
