@@ -19,6 +19,7 @@ from vmconsole.events import (
     RunStarted,
     StepFinished,
     StepStarted,
+    Throttled,
     Waiting,
     Warned,
 )
@@ -35,6 +36,7 @@ _KINDS: Mapping[str, type[Event]] = {
         RunStarted,
         StepFinished,
         StepStarted,
+        Throttled,
         Waiting,
         Warned,
     )
@@ -100,12 +102,21 @@ def _describe(event: Event) -> str:
             return f"! {event.subject}: {event.message}" + _hint(event.hint)
         case Waiting():
             return f"… waiting for {event.subject}: {event.reason}"
+        case Throttled():
+            return f"… {held(event)}"
         case Restored():
             return (
                 f"✓ {event.archive}: {size(event.bytes_written)} of data in {duration(event.seconds)} "
                 f"→ {event.target}"
             )
     return ""
+
+
+def held(event: Throttled) -> str:
+    """How fast a host is read, and why. The caller makes it safe."""
+    if not event.rate:
+        return f"{event.host}: {event.reason}"
+    return f"{event.host} held to {size(event.rate)}/s: {event.reason}"
 
 
 def indented(message: str, by: int = 2) -> str:

@@ -151,7 +151,7 @@ class Symptoms:
                 continue
             allowed = max(getattr(ALLOWED, what), (getattr(usual, what) or 0.0) + getattr(ADDED, what))
             if allowed <= 1:
-                yield Symptom(value / allowed, f"{reason} {value:.0%} of the time", lasting=True)
+                yield Symptom(value / allowed, f"{reason} {value * 100:.0f} % of the time", lasting=True)
 
 
 _REASONS: Final = {

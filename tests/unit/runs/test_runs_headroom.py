@@ -144,8 +144,8 @@ def test_what_nobody_reads_is_not_our_doing() -> None:
 
 def test_memory_and_processors() -> None:
     for load, words in (
-        (HostLoad(0.1, 0.0, 0.3), "it waits for memory 30% of the time"),
-        (HostLoad(0.9, 0.0, 0.0), "programs there wait for a processor 90% of the time"),
+        (HostLoad(0.1, 0.0, 0.3), "it waits for memory 30 % of the time"),
+        (HostLoad(0.9, 0.0, 0.0), "programs there wait for a processor 90 % of the time"),
         (HostLoad(3.0, None, None), "its load is 3.0 per processor"),
     ):
         judge = Headroom()

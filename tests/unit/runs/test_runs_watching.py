@@ -118,7 +118,7 @@ def test_a_host_under_pressure_is_read_slowly() -> None:
         read_until(pace, lambda: bool(events))
     assert isinstance(events[0], Throttled)
     assert (events[0].run, events[0].host) == ("run1", "pve/pve1")
-    assert events[0].reason == "it waits for memory 50% of the time"
+    assert events[0].reason == "it waits for memory 50 % of the time"
 
 
 def test_looks_that_fail_change_nothing() -> None:
