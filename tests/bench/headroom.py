@@ -1,6 +1,6 @@
 """What a guest feels of its own backup: how long its writes take, with and without headroom.
 
-    python tests/bench/headroom.py                       40 MiB/s disk of 384 MiB; some three minutes
+    python tests/bench/headroom.py                       40 MiB/s disk of 1 GiB; some three minutes
     python tests/bench/headroom.py --disk 100 --size 1024
 
 It needs what tests/rig needs (root, Debian's libvirt and QEMU) and FUSE. An emulated guest writes 4 KiB,
@@ -113,7 +113,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--disk", type=int, default=40, metavar="MIB", help="per second (default 40)")
-    parser.add_argument("--size", type=int, default=384, metavar="MIB", help="of the disk (default 384)")
+    parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="of the disk (default 1024)")
     parser.add_argument(
         "--seconds", type=float, default=20, help="of each phase; three times that with headroom"
     )

@@ -11,6 +11,7 @@ from vmconsole.model.vitals import Vitals
 from vmconsole.runs.allowance import Allowance, Bucket
 from vmconsole.runs.headroom import Headroom, Verdict
 from vmconsole.runs.symptoms import Sight
+from vmconsole.runs.window import Window
 
 CONFIGURED: Final = "the limit in the configuration"
 IN_FLIGHT: Final = 0.25
@@ -30,18 +31,22 @@ Say = Callable[[int, str], None]
 class Governor:
     """Implements Pace. host, total: what is configured for the host, and for all hosts together.
 
+    gentle: little is under way at first, and never more than the host's queue takes.
     say is called from the thread that observes, never from one that reads.
     """
 
-    def __init__(self, host: Allowance, total: Allowance, clock: Clock, say: Say, floor: int = 0) -> None:
+    def __init__(
+        self, host: Allowance, total: Allowance, clock: Clock, say: Say, *, gentle: bool = True
+    ) -> None:
         self._host = host
         self._total = total
         self._clock = clock
         self._say = say
         self._lock = threading.Lock()
-        self._headroom = Headroom(floor) if floor else Headroom()
+        self._headroom = Headroom()
         self._bucket = Bucket()
         self._limit = 0
+        self._window = Window() if gentle else None
         self._in_flight = 0
         self._came = 0
         self._service, self._served = 0.0, 0
@@ -54,9 +59,8 @@ class Governor:
         with self._lock:
             now = self._clock.monotonic()
             seconds = max(self._host.wait(now), self._bucket.wait(self._limit, now))
-            if not seconds and self._limit and self._in_flight:
-                most = max(self._limit * IN_FLIGHT, length)
-                seconds = _TICK if self._in_flight + length > most else 0.0
+            if not seconds and self._in_flight and self._in_flight + length > self._room(length):
+                seconds = _TICK
             seconds = seconds or self._total.take(length, now)
             if seconds:
                 return seconds
@@ -68,10 +72,17 @@ class Governor:
     def came(self, length: int, seconds: float) -> None:
         with self._lock:
             if seconds > 0:
+                if self._window is not None:
+                    self._window.came(length, seconds, self._in_flight)
                 self._service += seconds * length / max(self._in_flight, length)
                 self._served += 1
             self._in_flight = max(0, self._in_flight - length)
             self._came += length
+
+    def _room(self, length: int) -> float:
+        """Bytes that may be under way."""
+        room = float("inf") if self._window is None else float(self._window.bytes)
+        return min(room, max(self._limit * IN_FLIGHT, length)) if self._limit else room
 
     def took(self, length: int) -> None:
         with self._lock:
@@ -110,7 +121,7 @@ class Governor:
     def give_up(self) -> None:
         """Nobody observes any more: only what is configured holds."""
         with self._lock:
-            self._headroom = Headroom()
+            self._headroom, self._window = Headroom(), None
             self._limit = 0
 
     def announce(self, now: float) -> None:

@@ -64,7 +64,7 @@ def watched(
     def say(rate: int, reason: str) -> None:
         events(Throttled(run, name, rate, reason))
 
-    governor = Governor(host, total, clock, say)
+    governor = Governor(host, total, clock, say, gentle=enabled)
     look = (lambda: hypervisor.vitals(uuids)) if enabled else None
     with Watch(governor, look, clock):
         yield governor
