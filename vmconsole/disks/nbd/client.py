@@ -156,6 +156,15 @@ class NbdClient:
         finally:
             self._link.disconnect()
 
+    def swallow(self) -> None:
+        """Before a job on the host is ended in the middle of a read, with the connection left open.
+
+        QEMU first wants to be rid of every answer it owes, and lets neither the job end nor the
+        guest run until then: so they are taken, and forgotten. Then only abandon() is of use.
+        """
+        if self._link.broken:
+            self._link.wire.swallow()
+
     def abandon(self) -> None:
         """Close without waiting for anything. Never raises."""
         self._link.disconnect()

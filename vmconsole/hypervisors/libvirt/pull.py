@@ -222,6 +222,11 @@ class PullDisk:
             self.hold.explain()
             raise
 
+    def swallow(self) -> None:
+        """See NbdClient."""
+        for client in self.clients:
+            client.swallow()
+
     def abandon(self) -> None:
         """Close the connections. Only after the job has ended."""
         for client in self.clients:
@@ -253,6 +258,8 @@ class PullExport:
         self._hold.advance()
 
     def rollback(self) -> None:
+        for disk in self.disks:
+            disk.swallow()
         self._hold.rollback()
         self._abandon()
 

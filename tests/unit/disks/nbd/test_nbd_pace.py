@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -122,6 +123,27 @@ def test_a_slow_consumer_is_not_a_slow_host() -> None:
     for _ in client.read([(0, 4 * BLOCK)], request_size=BLOCK, pace=pace):
         time.sleep(0.1)
     assert max(seconds for _, seconds in pace.came_in) < 0.1
+
+
+def test_what_is_owed_after_a_read_was_given_up_is_taken() -> None:
+    """QEMU does not end a job, nor let the guest run, before it is rid of its answers."""
+    ours, theirs = socket.socketpair()
+    size = 16 << 20
+    theirs.sendall(rig.hello(size) + rig.data(1, 0, bytes(BLOCK)))
+    client = NbdClient.connect(ours, "vda")
+    pieces = client.read([(0, size)], request_size=BLOCK)
+    next(pieces)
+    pieces.close()
+    client.swallow()
+    theirs.settimeout(10)
+    theirs.sendall(bytes(size))
+    client.abandon()
+    theirs.close()
+    assert not [thread for thread in _swallowing() if thread.join(5) or thread.is_alive()]
+
+
+def _swallowing() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "nbd-swallow"]
 
 
 def test_several_connections_share_one_pace() -> None:
