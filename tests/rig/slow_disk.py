@@ -60,7 +60,7 @@ def guest_on_slow_disk(lab: Lab, size: int, rate: int) -> Iterator[Guest]:
         pytest.skip("no FUSE, or no qemu-storage-daemon, for a slow disk")
     with lab.guest("slow", [DiskSpec(DISK, size=size, format="raw")], start=False) as guest:
         front = guest.images[DISK]
-        back = front.with_name("back.raw")
+        back = _back(front)
         source = random.Random(7)
         with back.open("wb") as file:
             for _ in range(size // MIB):
@@ -70,6 +70,16 @@ def guest_on_slow_disk(lab: Lab, size: int, rate: int) -> Iterator[Guest]:
             yield guest
             guest.destroy()
             wait_for(lambda: guest.state() == "shut off", "the guest to end", 60)
+
+
+def _back(front: Path) -> Path:
+    return front.with_name("back.raw")
+
+
+def content(guest: Guest) -> bytes:
+    """What the disk holds. Nothing may write to it meanwhile."""
+    guest.sync()
+    return _back(guest.images[DISK]).read_bytes()
 
 
 @contextmanager
@@ -97,15 +107,19 @@ class Writer:
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
         where = guest.disk(DISK).size - _SPAN
-        guest.sh(f"labtool writes /dev/{DISK} {where} {_SPAN} {_PAUSE} > {_LOG} 2>&1 &")
-        self._read = 0
+        command = f"labtool writes /dev/{DISK} {where} {_SPAN} {_PAUSE}"
+        self._pid = int(guest.sh(f"{command} > {_LOG} 2>&1 & echo $!"))
+        self.count = 0
 
     def since_last(self) -> list[float]:
         """Milliseconds of each write since this was asked before."""
-        text = self._guest.sh(f"tail -n +{self._read + 1} {_LOG}", timeout=120)
+        text = self._guest.sh(f"tail -n +{self.count + 1} {_LOG}", timeout=120)
         lines = [line for line in text.splitlines() if line.isdigit()]
-        self._read += len(lines)
+        self.count += len(lines)
         return [int(line) / 1000 for line in lines]
+
+    def stop(self) -> None:
+        self._guest.sh(f"kill {self._pid}; sleep 1; ! kill -0 {self._pid} 2>/dev/null", timeout=60)
 
     def for_a_while(self, seconds: float) -> Latency:
         self.since_last()

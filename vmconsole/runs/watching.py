@@ -28,7 +28,7 @@ FIRST_INTERVAL: Final = 1.0
 _FIRST: Final = 5
 SLOW: Final = 5.0
 """Seconds after which a host that has not answered suffers."""
-_SHARE: Final = 10
+_SHARE: Final = 4
 """Looking takes at most this part of the time."""
 _FAREWELL: Final = 1.0
 
