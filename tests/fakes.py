@@ -11,9 +11,10 @@ from vmconsole.errors import PointNotFound
 from vmconsole.interfaces import Cancel, Context
 from vmconsole.model.export import Cut, DiskPlan, ExportPlan
 from vmconsole.model.extent import Content, Extent
-from vmconsole.model.guest import Guest, GuestKind, GuestState, HostKind
+from vmconsole.model.guest import Guest, GuestKind, GuestState, HostKind, HostLoad
 from vmconsole.model.point import Consistency, Mode
 from vmconsole.model.run import Run, RunState
+from vmconsole.model.vitals import Vitals
 
 MIB = 1 << 20
 
@@ -117,6 +118,9 @@ class FakeHypervisor:
         self.content = b"a" * MIB + bytes(MIB) + b"b" * MIB + b"c" * MIB
         self.options = []
         self.prepare = lambda export: None
+
+    def vitals(self, uuids):
+        return Vitals(HostLoad())
 
     def plan(self, uuid, repository, points, options):
         self.diary.append("plan")

@@ -163,7 +163,7 @@ class Wiring:
         from vmconsole.disks.memory import keep_buffers
 
         keep_buffers()
-        return Runner(self.store, self.clock, self.cancel, listeners, self.history, self.ledger)
+        return Runner(self.store, self.clock, self.cancel, listeners, self.history, self.ledger, self.config)
 
     def new_file(self, path: Path, size: int) -> FileTarget:
         from vmconsole.disks.sparse import SparseFile

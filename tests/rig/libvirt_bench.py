@@ -21,7 +21,7 @@ from vmconsole.hypervisors.libvirt.gather import gather
 from vmconsole.hypervisors.libvirt.plan import make_plan
 from vmconsole.hypervisors.libvirt.settings import LibvirtSettings
 from vmconsole.hypervisors.libvirt.virsh import Virsh
-from vmconsole.interfaces import Cancel, Context, Export, ExportOptions, ExportPlan
+from vmconsole.interfaces import UNHURRIED, Cancel, Context, Export, ExportOptions, ExportPlan, Pace
 from vmconsole.model.extent import Content
 from vmconsole.model.point import DiskPoint, Mode, RestorePoint
 from vmconsole.model.run import JournalEntry
@@ -94,6 +94,7 @@ class Bench:
     cancel: Cancel = field(default_factory=Cancel)
     events: list[Event] = field(default_factory=list)
     run: str = "run-1"
+    pace: Pace = UNHURRIED
     machine: Machine = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,7 +107,7 @@ class Bench:
 
     @property
     def context(self) -> Context:
-        return Context(self.run, self.events.append, self.cancel, self.journal, SystemClock())
+        return Context(self.run, self.events.append, self.cancel, self.journal, SystemClock(), pace=self.pace)
 
 
 REPOSITORY = "0123456789abcdef" * 4

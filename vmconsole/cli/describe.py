@@ -25,6 +25,7 @@ from vmconsole.events import (
     RunStarted,
     StepFinished,
     StepStarted,
+    Throttled,
     Unpruned,
     Waiting,
     Warned,
@@ -47,6 +48,7 @@ _KINDS: Mapping[str, type[Event]] = {
         RunStarted,
         StepFinished,
         StepStarted,
+        Throttled,
         Unpruned,
         Waiting,
         Warned,
@@ -119,6 +121,8 @@ def _describe(event: Event) -> str:
             return f"! {event.subject}: {event.message}" + _hint(event.hint)
         case Waiting():
             return f"… waiting for {event.subject}: {event.reason}"
+        case Throttled():
+            return f"… {held(event)}"
         case Restored():
             return (
                 f"✓ {event.archive}: {size(event.bytes_written)} of data in {duration(event.seconds)} "
@@ -139,6 +143,13 @@ def _describe(event: Event) -> str:
 
 def points_text(count: int) -> str:
     return "1 point" if count == 1 else f"{count} points"
+
+
+def held(event: Throttled) -> str:
+    """How fast a host is read, and why. The caller makes it safe."""
+    if not event.rate:
+        return f"{event.host}: {event.reason}"
+    return f"{event.host} held to {size(event.rate)}/s: {event.reason}"
 
 
 def indented(message: str, by: int = 2) -> str:

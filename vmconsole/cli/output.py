@@ -22,7 +22,7 @@ from vmconsole.cli.signals import STOPPING, clean_stop
 from vmconsole.cli.streams import Sturdy
 from vmconsole.cli.table import Column, layout
 from vmconsole.errors import EXIT_FAILED, VmconsoleError
-from vmconsole.events import Event, GuestFailed, PointMade, Restored, Waiting, Warned
+from vmconsole.events import Event, GuestFailed, PointMade, Restored, Throttled, Waiting, Warned
 from vmconsole.interfaces import Cancel, Clock
 from vmconsole.model.point import iso
 
@@ -80,6 +80,8 @@ class Output:
         self._progress: Progress | None = None
         self._cancel: Cancel | None = None
         self._speaks_in_lines = False
+        self._held: set[str] = set()
+        """Hosts that are read slowly."""
 
     @property
     def on_screen(self) -> bool:
@@ -278,7 +280,7 @@ class Output:
 
     def _show(self, event: Event) -> None:
         text = describe(event)
-        if not text:
+        if not text or (isinstance(event, Throttled) and not self._is_news(event)):
             return
         is_result = isinstance(event, PointMade | Restored)
         # progress redraws stderr: what shares the screen with it must go through it
@@ -286,6 +288,13 @@ class Output:
         if to.file.isatty() and cell_len(text) > to.width:
             text = text.replace(" → ", "\n  → ", 1) if is_result else text
         self._text(to, text, _style(event))
+
+    def _is_news(self, event: Throttled) -> bool:
+        """In lines, only that a host is read slowly now, and that it is no more: not each rate."""
+        with self._lock:
+            was_held = event.host in self._held
+            (self._held.add if event.rate else self._held.discard)(event.host)
+        return self._progress is None and was_held != bool(event.rate)
 
     def _tell_stopping(self) -> None:
         """Called by a signal handler: takes no lock, uses no buffer. Progress says it by itself."""
@@ -326,6 +335,6 @@ def _console(stream: Sturdy, color: bool) -> Console:
 def _style(event: Event | None) -> str:
     if isinstance(event, GuestFailed):
         return "red"
-    if isinstance(event, Warned | Waiting):
+    if isinstance(event, Throttled | Warned | Waiting):
         return "yellow"
     return "green" if isinstance(event, PointMade | Restored) else ""

@@ -15,6 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from vmconsole.cli.describe import held
 from vmconsole.cli.format import countdown, progress_size, size, visible
 from vmconsole.cli.meter import Meter
 from vmconsole.cli.signals import STOPPING
@@ -28,6 +29,7 @@ from vmconsole.events import (
     RunFinished,
     RunStarted,
     StepStarted,
+    Throttled,
     Waiting,
 )
 
@@ -68,6 +70,7 @@ class Progress:
         self._what = ""
         self._guests: dict[str, _Guest] = {}
         self._waiting: tuple[str, _Guest] | None = None
+        self._held: dict[str, str] = {}
         self._lock = threading.Lock()
         self._live = Live(
             console=console,
@@ -109,6 +112,10 @@ class Progress:
                 self._waiting = (event.subject, _Guest(f"waiting: {event.reason}", now))
             case DiskProgress():
                 self._move(event, now)
+            case Throttled():
+                self._held.pop(event.host, None)
+                if event.rate:
+                    self._held[event.host] = held(event)
             case PointMade() | GuestFailed() | GuestPostponed():
                 self._finished += 1
                 self._guests.pop(event.guest, None)
@@ -118,6 +125,7 @@ class Progress:
             case RunFinished():
                 self._guests.clear()
                 self._waiting = None
+                self._held.clear()
 
     def _move(self, event: DiskProgress, now: float) -> None:
         guest = self._guests.setdefault(event.guest, _Guest("read", now))
@@ -133,6 +141,7 @@ class Progress:
             lines = [_line(turn, name, guest, now, width) for name, guest in guests]
             if not lines:
                 lines = [_plain(turn, self._what or "starting", countdown(now - self._began), width)]
+            lines += [_cut(Text(f"  {visible(text)}", style="yellow"), width) for text in self._held.values()]
             if self._expected > 1:
                 done = f"  {self._finished} of {self._expected} guests, {countdown(now - self._began)}"
                 lines.append(_cut(Text(done, style="dim"), width))

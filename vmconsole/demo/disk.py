@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +34,8 @@ class VirtualDisk:
         self.bitmaps: dict[str, bytearray] = {}
         self.allocated = bytearray(granules(size))
         self.bytes_written = 0
+        self.writes = 0
+        self.write_seconds = 0.0
         self._snapshots: list[Snapshot] = []
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.ftruncate(self._fd, size)
@@ -89,7 +92,7 @@ class VirtualDisk:
             return self.bitmaps[bitmap].count(1) * GRANULE
 
     def _write(self, offset: int, data: bytes, allocated: int) -> None:
-        end = offset + len(data)
+        began, end = time.monotonic(), offset + len(data)
         if offset < 0 or end > self.size:
             raise ValueError("a write outside the disk")
         first, last = offset // GRANULE, (end - 1) // GRANULE
@@ -102,6 +105,8 @@ class VirtualDisk:
         for bitmap in self.bitmaps.values():
             bitmap[first : last + 1] = b"\x01" * (last - first + 1)
         self.bytes_written += len(data)
+        self.writes += 1
+        self.write_seconds += time.monotonic() - began
 
     def _attach(self, snapshot: Snapshot) -> None:
         self._snapshots.append(snapshot)

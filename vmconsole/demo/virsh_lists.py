@@ -82,7 +82,11 @@ def _statistics(guest: Guest) -> Iterator[str]:
         yield f"  block.{number}.path={item.disk.path}"
         if guest.running:
             yield f"  block.{number}.rd.bytes=0"
+            yield f"  block.{number}.wr.reqs={item.disk.writes}"
             yield f"  block.{number}.wr.bytes={item.disk.bytes_written}"
+            yield f"  block.{number}.wr.times={round(item.disk.write_seconds * 1e9)}"
+            yield f"  block.{number}.fl.reqs=0"
+            yield f"  block.{number}.fl.times=0"
             yield f"  block.{number}.allocation={item.disk.allocated_bytes}"
             yield f"  block.{number}.capacity={item.disk.size}"
             yield f"  block.{number}.physical={item.disk.allocated_bytes}"

@@ -20,7 +20,24 @@ class Pace(Protocol):
         ...
 
     def came(self, length: int, seconds: float) -> None:
-        """So many bytes have come, so long after they were requested."""
+        """Of what was granted, so many bytes have come, so long after they were requested.
+
+        seconds is 0 where that tells nothing of the host: of a stream, and of a request that was given up.
+        """
+        ...
+
+    def took(self, length: int) -> None:
+        """So many bytes have come that could not wait: they count, and others wait the longer."""
+        ...
+
+    def largest(self) -> int:
+        """Bytes that one request should not exceed just now; 0 for any size."""
+        ...
+
+    def limit(self) -> int:
+        """What was configured for now, in bytes per second; 0 for none. For those who read with a program
+        of the host's own, which is told once.
+        """
         ...
 
 
@@ -32,6 +49,15 @@ class Unhurried:
 
     def came(self, length: int, seconds: float) -> None:
         pass
+
+    def took(self, length: int) -> None:
+        pass
+
+    def largest(self) -> int:
+        return 0
+
+    def limit(self) -> int:
+        return 0
 
 
 UNHURRIED = Unhurried()

@@ -12,6 +12,7 @@ from vmconsole.model.extent import Extent
 from vmconsole.model.guest import Check, HostInventory, HostKind
 from vmconsole.model.point import DiskPoint, RestorePoint
 from vmconsole.model.run import JournalEntry
+from vmconsole.model.vitals import Vitals
 
 if TYPE_CHECKING:
     from vmconsole.interfaces.repositories import Sinks
@@ -138,6 +139,13 @@ class Hypervisor(Protocol):
 
     def check(self) -> Sequence[Check]:
         """What is missing for backups, each with the command that fixes it."""
+        ...
+
+    def vitals(self, uuids: Sequence[str]) -> Vitals:
+        """How the host and these guests are doing right now: one quick look, never longer than some seconds.
+
+        Raises HostError when it does not answer in time, ProtocolError.
+        """
         ...
 
     def plan(

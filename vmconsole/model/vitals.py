@@ -9,7 +9,10 @@ from vmconsole.model.guest import HostLoad
 
 @dataclass(frozen=True, slots=True)
 class WriteCounters:
-    """What the hypervisor counted of a guest's own writes since it was started: how many, and their seconds."""
+    """What the hypervisor counted of a guest's own writes since it was started: how many, and their seconds.
+
+    Flushes count as writes: whoever waits for a write to be safe waits for them.
+    """
 
     requests: int
     seconds: float

@@ -22,6 +22,7 @@ from vmconsole.interfaces import Cancel, Clock, Context, ExportPlan, History, Le
 from vmconsole.model.point import RestorePoint
 from vmconsole.runs.backup import guest_points, with_full_rule
 from vmconsole.runs.outcome import Outcome
+from vmconsole.runs.paces import Limiting
 from vmconsole.runs.shift import Shift
 from vmconsole.runs.work import InOrder, Queue, Target
 
@@ -37,7 +38,10 @@ class Runner:
         listeners: Sequence[EventSink],
         history: History | None = None,
         ledger: Ledger | None = None,
+        limiting: Limiting | None = None,
     ) -> None:
+        """limiting: what hosts may be asked; None for no limit at all."""
+        self._limiting = limiting
         self._ledger = ledger
         self._store = store
         self._clock = clock
@@ -52,7 +56,9 @@ class Runner:
     def work(self, queue: Queue, kind: str, subject: str) -> Outcome:
         """Back up what the queue hands out, each repository opened once. Never raises for a guest's own failure."""
         with self.run(kind, subject) as (context, outcome):
-            Shift(queue, self._store, self._history, self._ledger, context, outcome).carry_out()
+            Shift(
+                queue, self._store, self._history, self._ledger, self._limiting, context, outcome
+            ).carry_out()
         return outcome
 
     @contextmanager

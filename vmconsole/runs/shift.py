@@ -16,6 +16,7 @@ from vmconsole.model.point import RestorePoint, iso
 from vmconsole.runs.backup import back_up
 from vmconsole.runs.cleanup import Broom
 from vmconsole.runs.outcome import Outcome
+from vmconsole.runs.paces import Limiting, Paces
 from vmconsole.runs.recording import Recorder
 from vmconsole.runs.together import Part, Rendezvous
 from vmconsole.runs.work import Queue, Target, Work
@@ -48,6 +49,7 @@ class Shift:
         store: RunStore,
         history: History | None,
         ledger: Ledger | None,
+        limiting: Limiting | None,
         context: Context,
         outcome: Outcome,
     ) -> None:
@@ -61,6 +63,7 @@ class Shift:
         self._running: dict[str, threading.Thread] = {}
         self._told: set[str] = set()
         self._broom = Broom(store, context)
+        self._paces = Paces(limiting, store, context)
 
     def carry_out(self) -> None:
         """Raises Cancelled when the run was stopped, after all that was under way has been undone."""
@@ -87,6 +90,7 @@ class Shift:
                 return
             if pause > 0:
                 # Whoever else wants to write has hours in which to do it.
+                self._paces.close()
                 self._writers.close()
                 cancel.wait(pause)
 
@@ -129,6 +133,7 @@ class Shift:
             thread.join()
 
     def _leave(self) -> None:
+        self._paces.close()
         self._writers.close()
 
     def _carry(self, work: Work) -> None:
@@ -182,6 +187,7 @@ class Shift:
         recorder = Recorder(self._history, context.clock, target, context.run)
         began = context.clock.monotonic()
         try:
+            context = replace(context, pace=self._paces.of(target))
             self._broom.sweep(target.guest.host, target.hypervisor)
             writer, repository_id = self._writers.get(target.repository)
             point = self._claimed(target, repository_id, writer, recorder.listening(context))

@@ -56,6 +56,13 @@ def test_the_inventory_of_both_nodes(
     assert {storage.name for storage in found.storages} == {"local", "fast", "shared"}
 
 
+def test_the_vitals_of_a_running_machine(product: ProxmoxHost, running: PveGuest) -> None:
+    found = product.vitals([running.uuid])
+    assert found.load.cpu is not None
+    assert set(found.writes) == {running.uuid}
+    assert product.vitals([running.uuid]).writes[running.uuid].requests >= found.writes[running.uuid].requests
+
+
 def test_every_check_is_good(product: ProxmoxHost) -> None:
     assert [check for check in product.check() if not check.ok and not check.warning] == []
 

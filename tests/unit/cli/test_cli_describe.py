@@ -19,6 +19,7 @@ from vmconsole.events import (
     RunStarted,
     StepFinished,
     StepStarted,
+    Throttled,
     Waiting,
     Warned,
 )
@@ -33,6 +34,7 @@ KINDS = (
     RunStarted,
     StepFinished,
     StepStarted,
+    Throttled,
     Waiting,
     Warned,
 )
@@ -54,6 +56,11 @@ EVENTS = st.one_of([one_of(kind) for kind in KINDS])
             GuestPlanned("r", "web", "kvm1", "full", "no point yet", "pull", "", 3 << 20),
             "▶ web on kvm1: full (no point yet), about 3 MiB to read",
         ),
+        (
+            Throttled("r", "kvm1", 12 << 20, "its guests' writes take 4.1 times as long"),
+            "… kvm1 held to 12 MiB/s: its guests' writes take 4.1 times as long",
+        ),
+        (Throttled("r", "kvm1", 0, "back to full speed"), "… kvm1: back to full speed"),
         (
             PointMade("r", "web", "web.1-2", "incremental", "application", 3.2, 1 << 20, 0),
             "✓ web: incremental, application-consistent, read 1 MiB, stored 0 B in 3.2 s → web.1-2",

@@ -19,6 +19,7 @@ from vmconsole.events import (
     RunFinished,
     RunStarted,
     StepStarted,
+    Throttled,
     Waiting,
 )
 
@@ -70,6 +71,17 @@ def test_a_backup_from_begin_to_end(watch):
     progress.follow(GuestFailed("r", "db", "E", "m", "h"))
     assert screen()[1] == "  2 of 2 guests, 16 s"
     progress.follow(RunFinished("r", "failed", 1.0, 1))
+
+
+def test_a_host_that_is_held_back_says_why(watch):
+    progress, _now, screen = watch
+    progress.follow(DiskProgress("r", "web", "vda", 1, MIB))
+    progress.follow(Throttled("r", "kvm1", 12 * MIB, "its guests' writes take 4.1 times as long"))
+    assert screen()[1] == "  kvm1 held to 12 MiB/s: its guests' writes take 4.1 times as long"
+    progress.follow(Throttled("r", "kvm1", 6 * MIB, "it waits for its disks 43 % of the time"))
+    assert screen()[1] == "  kvm1 held to 6 MiB/s: it waits for its disks 43 % of the time"
+    progress.follow(Throttled("r", "kvm1", 0, "back to full speed"))
+    assert len(screen()) == 2
 
 
 def test_a_disk_that_stands_still_says_so(watch):

@@ -180,3 +180,14 @@ def export_once_more(adapter: LibvirtHost, guest: Guest) -> bool:
     opened.release()
     opened.rollback()
     return not guest.checkpoints
+
+
+def test_the_vitals_tell_how_long_its_guests_writes_take(shop: Shop, adapter: LibvirtHost) -> None:
+    guest, off = shop.guest("db-01"), shop.guest("build-07")
+    before = adapter.vitals([guest.uuid, off.uuid])
+    assert before.load.cpu is not None
+    assert set(before.writes) == {guest.uuid}
+    shop.night(2)
+    after = adapter.vitals([guest.uuid])
+    assert after.writes[guest.uuid].requests > before.writes[guest.uuid].requests
+    assert after.writes[guest.uuid].seconds > before.writes[guest.uuid].seconds

@@ -216,3 +216,12 @@ def test_programs_of_a_node_refuse_what_they_do_not_know(nodes: Nodes) -> None:
     assert "unable to find" in machine.run(
         ["vzdump", "110", "--stdout", "--dumpdir", "/var/tmp"], check=False
     ).errors  # fmt: skip
+
+
+def test_the_vitals_tell_how_long_its_machines_writes_take(shop: Shop, adapter: ProxmoxHost, crm: Vm) -> None:
+    before = adapter.vitals([crm.guest.uuid])
+    assert before.load.io is not None
+    shop.night(2)
+    after = adapter.vitals([crm.guest.uuid])
+    assert after.writes[crm.guest.uuid].requests > before.writes[crm.guest.uuid].requests
+    assert after.writes[crm.guest.uuid].seconds > before.writes[crm.guest.uuid].seconds

@@ -51,6 +51,7 @@ class Monitor:
             "qmp_capabilities": lambda _: {},
             "query-backup": lambda _: {},
             "query-block": lambda _: [self._block(item) for item in vm.guest.disks],
+            "query-blockstats": lambda _: [self._statistics(item) for item in vm.guest.disks],
             "query-block-exports": lambda _: self.access.exports_told(),
             "query-block-jobs": lambda _: [],
             "query-iothreads": lambda _: self._iothreads(),
@@ -113,6 +114,16 @@ class Monitor:
         top = self._node(f"drive-{item.target}", "throttle", item)
         children = [{"child": "file", "node-name": below(self.vm, item)}]
         return {"device": "", "qdev": qdev, "type": "unknown", "inserted": {**top, "children": children}}
+
+    def _statistics(self, item: GuestDisk) -> dict[str, Any]:
+        stats = {
+            "wr_operations": item.disk.writes,
+            "wr_bytes": item.disk.bytes_written,
+            "wr_total_time_ns": round(item.disk.write_seconds * 1e9),
+            "flush_operations": 0,
+            "flush_total_time_ns": 0,
+        }
+        return {"device": "", "qdev": item.target, "node-name": f"drive-{item.target}", "stats": stats}
 
     def _nodes(self) -> list[dict[str, Any]]:
         nodes = []

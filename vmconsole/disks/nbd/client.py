@@ -15,6 +15,7 @@ from vmconsole.disks.nbd.status import StatusMap
 from vmconsole.disks.nbd.wire import Stop, Wire
 from vmconsole.disks.nbd.writing import Writer
 from vmconsole.errors import HostError
+from vmconsole.interfaces import UNHURRIED, Pace
 from vmconsole.remote.machine import DEFAULT_TIMEOUT, Stream
 
 REQUEST_SIZE: Final = 1024 * 1024
@@ -117,18 +118,20 @@ class NbdClient:
         request_size: int = REQUEST_SIZE,
         in_flight: int = IN_FLIGHT,
         cancel: Stop | None = None,
+        pace: Pace = UNHURRIED,
     ) -> Generator[Piece, None, None]:
         """The bytes of (offset, length) ranges as (offset, buffer) pieces, each byte once, any order.
 
         Ranges are taken from the iterable as there is room. Requests are cut at multiples of
-        request_size, and at most in_flight x request_size bytes are under way. Buffers are the
+        request_size, and at most in_flight x request_size bytes are under way; the pace may make
+        both less. Buffers are the
         caller's; those of holes are views of shared zeros. An error means that pieces of the same
         request that were already yielded are not to be trusted either.
         """
         self._writer.drain(cancel)
         if request_size < 1 or in_flight < 1:
             raise ValueError("request_size and in_flight start at 1")
-        yield from reading.read(self._link, ranges, request_size, in_flight, cancel)
+        yield from reading.read(self._link, ranges, request_size, in_flight, cancel, pace)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview, *, cancel: Stop | None = None) -> None:
         """Send data; returns before the host has it. Failures come from a later call, at the latest close().
@@ -152,6 +155,15 @@ class NbdClient:
             self._writer.finish()
         finally:
             self._link.disconnect()
+
+    def swallow(self) -> None:
+        """Before a job on the host is ended in the middle of a read, with the connection left open.
+
+        QEMU first wants to be rid of every answer it owes, and lets neither the job end nor the
+        guest run until then: so they are taken, and forgotten. Then only abandon() is of use.
+        """
+        if self._link.broken:
+            self._link.wire.swallow()
 
     def abandon(self) -> None:
         """Close without waiting for anything. Never raises."""

@@ -11,6 +11,7 @@ from vmconsole.disks.nbd.client import IN_FLIGHT, REQUEST_SIZE, NbdClient
 from vmconsole.disks.nbd.reading import Piece
 from vmconsole.disks.nbd.wire import Stop
 from vmconsole.errors import Cancelled, ProtocolError
+from vmconsole.interfaces import UNHURRIED, Pace
 
 _SHARE: Final = 8
 """A connection takes this many requests' worth of neighbouring bytes at a time."""
@@ -81,6 +82,7 @@ def read_many(
     request_size: int = REQUEST_SIZE,
     in_flight: int = IN_FLIGHT,
     cancel: Stop | None = None,
+    pace: Pace = UNHURRIED,
 ) -> Generator[Piece, None, None]:
     """As NbdClient.read, over several connections, each with in_flight requests and a thread.
 
@@ -94,14 +96,18 @@ def read_many(
             subject=first.facts.name,
         )
     if len(clients) == 1 or not all(client.can_multi_conn for client in clients):
-        yield from first.read(ranges, request_size=request_size, in_flight=in_flight, cancel=cancel)
+        yield from first.read(
+            ranges, request_size=request_size, in_flight=in_flight, cancel=cancel, pace=pace
+        )
         return
     shares = _Shares(ranges, request_size * _SHARE)
     pieces: queue.Queue[Piece | _Done] = queue.Queue(_QUEUED * len(clients))
     halt = _Halt(cancel)
     threads = [
         threading.Thread(
-            target=_work, args=(client, shares, pieces, halt, request_size, in_flight), name="nbd-read"
+            target=_work,
+            args=(client, shares, pieces, halt, request_size, in_flight, pace),
+            name="nbd-read",
         )
         for client in clients
     ]
@@ -121,10 +127,13 @@ def _work(
     halt: _Halt,
     request_size: int,
     in_flight: int,
+    pace: Pace,
 ) -> None:
     error: BaseException | None = None
     try:
-        for piece in client.read(shares, request_size=request_size, in_flight=in_flight, cancel=halt):
+        for piece in client.read(
+            shares, request_size=request_size, in_flight=in_flight, cancel=halt, pace=pace
+        ):
             pieces.put(piece)
             halt.check()
     except BaseException as caught:  # noqa: BLE001 - it is raised again in the consumer's thread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from vmconsole.disks.nbd import protocol
 from vmconsole.disks.nbd.link import Link, Reply
 from vmconsole.disks.nbd.protocol import Command, ReplyType
 from vmconsole.disks.nbd.wire import Stop
+from vmconsole.interfaces import Pace
 
 Piece = tuple[int, bytes | bytearray | memoryview]
 
@@ -20,16 +22,19 @@ _COUNT_FACTOR: Final = 8
 """Small requests: this many times in_flight of them, as long as their bytes stay within the window."""
 _SMALLEST_CHUNK: Final = 512
 _FREE_CHUNKS: Final = 16
+_SLICE: Final = 0.25
+"""Seconds between looks at the stop token while nothing may be requested."""
 
 
 @dataclass(slots=True)
 class _Asked:
-    """A request under way for [start, end), of which [first, last) is wanted."""
+    """A request under way for [start, end), of which [first, last) is wanted. sent: on the pump's clock."""
 
     start: int
     end: int
     first: int
     last: int
+    sent: float = 0.0
     received: int = 0
     chunks: int = 0
     parts: list[tuple[int, int]] = field(default_factory=list)
@@ -88,21 +93,28 @@ def read(
     request_size: int,
     in_flight: int,
     stop: Stop | None,
+    pace: Pace,
 ) -> Iterator[Piece]:
     """See NbdClient.read."""
     with link.use(stop):
-        yield from _pump(link, _requests(link, ranges, request_size), _Window(request_size, in_flight))
+        requests = _requests(link, ranges, request_size, pace)
+        yield from _Pump(link, requests, _Window(request_size, in_flight), pace, stop).run()
 
 
-def _requests(link: Link, ranges: Iterable[tuple[int, int]], request_size: int) -> Iterator[_Asked]:
+def _requests(
+    link: Link, ranges: Iterable[tuple[int, int]], request_size: int, pace: Pace
+) -> Iterator[_Asked]:
     """Cut at multiples of the request size, so that aligned chunks arrive whole; widen to whole blocks."""
     size, block = link.facts.size, link.facts.min_block
-    step = max(min(request_size, link.max_request) // block * block, block)
+    largest = max(min(request_size, link.max_request) // block * block, block)
     for offset, length in ranges:
         if offset < 0 or length < 0 or offset + length > size:
             raise ValueError(f"range {offset}+{length} is outside the disk of {size} bytes")
         end = offset + length
         while offset < end:
+            # What others have to wait for behind a request of ours depends on its size.
+            most = pace.largest()
+            step = max(min(most, largest) // block * block, block) if most else largest
             cut = min(end, offset - offset % step + step)
             first_block = offset - offset % block
             last_block = min(cut + -cut % block, size)
@@ -110,38 +122,83 @@ def _requests(link: Link, ranges: Iterable[tuple[int, int]], request_size: int) 
             offset = cut
 
 
-def _pump(link: Link, requests: Iterator[_Asked], window: _Window) -> Iterator[Piece]:
-    asked: dict[int, _Asked] = {}
-    waiting = next(requests, None)
-    while waiting or asked:
-        if waiting and window.worth_filling:
-            waiting = _send(link, requests, waiting, window, asked)
-        reply = link.reply()
-        request = asked.get(reply.cookie)
-        if request is None:
-            raise link.lie("it answered a read that was not sent, or was answered already")
-        yield from _content(link, reply, request)
-        if reply.done:
-            if not request.complete:
-                raise link.lie("it called a read finished without sending all of it")
-            del asked[reply.cookie]
-            window.remove(request.end - request.start)
+class _Pump:
+    """Keeps requests under way on one connection, as many as the window and the pace admit."""
 
+    def __init__(
+        self, link: Link, requests: Iterator[_Asked], window: _Window, pace: Pace, stop: Stop | None
+    ) -> None:
+        self._link = link
+        self._requests = requests
+        self._window = window
+        self._pace = pace
+        self._stop = stop
+        self._asked: dict[int, _Asked] = {}
+        self._away = 0.0
+        """Seconds that whoever takes the pieces was busy: replies that lay here meanwhile were not late."""
 
-def _send(
-    link: Link, requests: Iterator[_Asked], waiting: _Asked | None, window: _Window, asked: dict[int, _Asked]
-) -> _Asked | None:
-    """Fill the window with requests, in one piece. Returns the one that did not fit any more."""
-    batch = bytearray()
-    while waiting and window.admits(waiting.end - waiting.start):
-        cookie, length = link.cookie(), waiting.end - waiting.start
-        batch += protocol.request(Command.READ, cookie, waiting.start, length)
-        asked[cookie] = waiting
-        window.add(length)
-        waiting = next(requests, None)
-    if batch:
-        link.wire.send(batch)
-    return waiting
+    def run(self) -> Iterator[Piece]:
+        try:
+            yield from self._run()
+        finally:
+            for request in self._asked.values():
+                self._pace.came(request.end - request.start, 0.0)
+
+    def _run(self) -> Iterator[Piece]:
+        link, asked = self._link, self._asked
+        waiting = next(self._requests, None)
+        while waiting or asked:
+            held = 0.0
+            if waiting and self._window.worth_filling:
+                waiting, held = self._send(waiting)
+            if not asked:
+                self._sleep(held)
+                continue
+            reply = link.reply()
+            request = asked.get(reply.cookie)
+            if request is None:
+                raise link.lie("it answered a read that was not sent, or was answered already")
+            for piece in _content(link, reply, request):
+                left = time.monotonic()
+                yield piece
+                self._away += time.monotonic() - left
+            if reply.done:
+                if not request.complete:
+                    raise link.lie("it called a read finished without sending all of it")
+                del asked[reply.cookie]
+                length = request.end - request.start
+                self._window.remove(length)
+                self._pace.came(length, self._clock() - request.sent)
+
+    def _send(self, waiting: _Asked) -> tuple[_Asked | None, float]:
+        """Send what the window and the pace admit, in one piece.
+
+        Returns the request that was not admitted any more, and for how many seconds the pace held it.
+        """
+        batch, held = bytearray(), 0.0
+        following: _Asked | None = waiting
+        while following and self._window.admits(length := following.end - following.start):
+            held = self._pace.wait(length)
+            if held > 0:
+                break
+            cookie = self._link.cookie()
+            batch += protocol.request(Command.READ, cookie, following.start, length)
+            following.sent = self._clock()
+            self._asked[cookie] = following
+            self._window.add(length)
+            following = next(self._requests, None)
+        if batch:
+            self._link.wire.send(batch)
+        return following, held
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stop is not None:
+            self._stop.check()
+        time.sleep(min(seconds, _SLICE))
+
+    def _clock(self) -> float:
+        """Seconds, without those in which replies were left unread."""
+        return time.monotonic() - self._away
 
 
 def _content(link: Link, reply: Reply, request: _Asked) -> Iterator[Piece]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -50,6 +51,7 @@ class Wire:
         self._store = memoryview(bytearray(_SMALL))
         self._kept = memoryview(b"")
         self._set_timeout: float | None = -1.0
+        self._closed = False
 
     def limit(self, seconds: float | None) -> None:
         """Everything from now on must be over within that time; None takes the limit away."""
@@ -122,8 +124,24 @@ class Wire:
         except (OSError, EOFError) as error:
             raise self._gone(error) from error
 
+    def swallow(self) -> None:
+        """Take and forget what the peer still sends, in a thread, until close(). Nothing else may receive."""
+        threading.Thread(target=self._swallow, name="nbd-swallow", daemon=True).start()
+
+    def _swallow(self) -> None:
+        while not self._closed:
+            try:
+                self._stream.settimeout(_SLICE)
+                if not self._stream.recv(_LARGE):
+                    return
+            except TimeoutError:
+                continue
+            except (OSError, EOFError):
+                return
+
     def close(self) -> None:
         """Never raises."""
+        self._closed = True
         with suppress(OSError, EOFError):
             self._stream.close()
 

@@ -19,6 +19,7 @@ from vmconsole.hypervisors.libvirt.snapshot import open_snapshot_export
 from vmconsole.hypervisors.libvirt.target import JOURNAL_KIND as CREATE_KIND
 from vmconsole.hypervisors.libvirt.target import clean_create
 from vmconsole.hypervisors.libvirt.virsh import Virsh
+from vmconsole.hypervisors.libvirt.vitals import take_vitals
 from vmconsole.interfaces import (
     Clock,
     Context,
@@ -31,6 +32,7 @@ from vmconsole.interfaces import (
 from vmconsole.model.guest import Check, HostInventory, HostKind
 from vmconsole.model.point import RestorePoint
 from vmconsole.model.run import JournalEntry
+from vmconsole.model.vitals import Vitals
 from vmconsole.remote.machine import Machine
 
 Open = Callable[[Virsh, LibvirtSettings, ExportPlan, Context], Export]
@@ -66,6 +68,9 @@ class LibvirtHost:
 
     def check(self) -> Sequence[Check]:
         return check_host(self._machine, self._settings)
+
+    def vitals(self, uuids: Sequence[str]) -> Vitals:
+        return take_vitals(self._machine, self._settings.uri, uuids)
 
     def plan(
         self, uuid: str, repository: str, points: Sequence[RestorePoint], options: ExportOptions

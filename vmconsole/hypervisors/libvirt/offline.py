@@ -193,7 +193,7 @@ def open_offline_export(
             changes=bitmap_context(base) if base and disk_plan.id not in spread else "",
             old_size=facts.old_sizes.get(disk_plan.id, 0),
         )
-        disks.append(ServedDisk(facet, servers, settings.nbd_connections, context.cancel))
+        disks.append(ServedDisk(facet, servers, settings.nbd_connections, context))
     cut = Cut(
         time=moment,
         consistency=Consistency.OFFLINE,

@@ -217,10 +217,15 @@ class PullDisk:
             wished = connections_for(self.bytes_dirty, self.connections)
             while len(self.clients) < wished and self.clients[0].can_multi_conn:
                 self.clients.append(self.more())
-            yield from read_many(self.clients, wanted, cancel=self.context.cancel)
+            yield from read_many(self.clients, wanted, cancel=self.context.cancel, pace=self.context.pace)
         except READ_ERRORS:
             self.hold.explain()
             raise
+
+    def swallow(self) -> None:
+        """See NbdClient."""
+        for client in self.clients:
+            client.swallow()
 
     def abandon(self) -> None:
         """Close the connections. Only after the job has ended."""
@@ -253,6 +258,8 @@ class PullExport:
         self._hold.advance()
 
     def rollback(self) -> None:
+        for disk in self.disks:
+            disk.swallow()
         self._hold.rollback()
         self._abandon()
 

@@ -175,7 +175,7 @@ def _opened(
             ),
             servers,
             settings.nbd_connections,
-            context.cancel,
+            context,
         )
         for target in targets
     ]

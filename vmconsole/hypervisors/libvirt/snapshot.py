@@ -187,7 +187,7 @@ def _opened(
             ),
             servers,
             settings.nbd_connections,
-            context.cancel,
+            context,
         )
         for disk in plan.disks
         if disk.id in below

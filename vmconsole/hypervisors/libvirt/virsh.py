@@ -15,6 +15,7 @@ and pull-mode export, all of them (a stand-in for a host needs no more):
                   guest-agent-timeout UUID --timeout SECONDS
                   domfsfreeze UUID      domfsthaw UUID            resume UUID
                   version               domcapabilities
+                  domstats --block --nowait UUID
     for iothreads on old QEMUs (snapshot.py, overlay.py), besides:
                   checkpoint-create UUID FILE                     domblklist UUID
                   snapshot-create UUID FILE --disk-only --no-metadata --atomic

@@ -13,10 +13,12 @@ from vmconsole.hypervisors.proxmox.nodes import Nodes
 from vmconsole.hypervisors.proxmox.plan import make_plan
 from vmconsole.hypervisors.proxmox.proof import ACCESS, OFFLINE, TRANSACTION, VZDUMP
 from vmconsole.hypervisors.proxmox.settings import ProxmoxSettings
+from vmconsole.hypervisors.proxmox.vitals import VitalsLook
 from vmconsole.interfaces import Context, Export, ExportOptions, ExportPlan, GuestRestore, GuestTarget
 from vmconsole.model.guest import Check, HostInventory, HostKind
 from vmconsole.model.point import RestorePoint
 from vmconsole.model.run import JournalEntry
+from vmconsole.model.vitals import Vitals
 
 if TYPE_CHECKING:
     from vmconsole.hypervisors.proxmox.https import HttpsApi
@@ -47,6 +49,7 @@ class ProxmoxHost:
         self._nodes = nodes
         self._settings = settings
         self._api = api
+        self._vitals = VitalsLook(nodes)
 
     @property
     def name(self) -> str:
@@ -65,6 +68,9 @@ class ProxmoxHost:
 
     def check(self) -> Sequence[Check]:
         return check_cluster(self._nodes, self._settings, self._api)
+
+    def vitals(self, uuids: Sequence[str]) -> Vitals:
+        return self._vitals.take(uuids)
 
     def plan(
         self, uuid: str, repository: str, points: Sequence[RestorePoint], options: ExportOptions

@@ -156,7 +156,7 @@ def describe(sighting: Sighting, host: str) -> HostInventory:
         name=host,
         kind=HostKind.PROXMOX,
         reachable=True,
-        load=HostLoad(*(_most(getattr(load, what) for load in loads) for what in PRESSURE)),
+        load=HostLoad(*(most(getattr(load, what) for load in loads) for what in PRESSURE)),
         guests=tuple(sorted(_guests(sighting, host), key=lambda item: (item.name, int(item.id)))),
         nodes=nodes,
         storages=tuple(sorted(_storages(sighting), key=lambda item: (item.name, item.node))),
@@ -234,13 +234,14 @@ def _nodes(sighting: Sighting) -> tuple[Node, ...]:
         item = told.get(status.name, {})
         load = HostLoad(cpu=number(item.get("cpu")) if status.online else None)
         if status.asked:
-            load = _load(sighting.proc, integer(item.get("maxcpu")), load.cpu)
+            load = load_of(sighting.proc, integer(item.get("maxcpu")), load.cpu)
         version = sighting.version if status.asked else ""
         found.append(Node(status.name, status.online, status.address, version, load))
     return tuple(found)
 
 
-def _load(proc: Mapping[str, str], processors: int, used: float | None) -> HostLoad:
+def load_of(proc: Mapping[str, str], processors: int, used: float | None) -> HostLoad:
+    """proc: by name. processors, used: for nodes without PSI; 0 and None where they are not known."""
     cpu, io, memory = (_pressure(proc.get(f"/proc/pressure/{what}", "")) for what in PRESSURE)
     if cpu is None:
         average = number(proc.get("/proc/loadavg", "").partition(" ")[0])
@@ -253,7 +254,8 @@ def _pressure(text: str) -> float | None:
     return float(match[1]) / 100 if match else None
 
 
-def _most(values: Iterable[float | None]) -> float | None:
+def most(values: Iterable[float | None]) -> float | None:
+    """None when none of them is known."""
     return max((value for value in values if value is not None), default=None)
 
 

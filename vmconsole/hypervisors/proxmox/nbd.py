@@ -99,7 +99,7 @@ class NbdDisk:
             wished = connections_for(self.bytes_dirty, self.connections)
             while len(readers) < wished and first.can_multi_conn:
                 readers.append(self._connected(()))
-            yield from read_many(readers, wanted, cancel=self.context.cancel)
+            yield from read_many(readers, wanted, cancel=self.context.cancel, pace=self.context.pace)
         except _READ_ERRORS as error:
             self._explain(error)
             raise

@@ -69,7 +69,7 @@ def open_offline_export(
         hold.rollback()
         raise
     cut = Cut(moment, Consistency.OFFLINE, None, facts=point_facts(plan.method, facts))
-    disks = [ServedDisk(DiskFacet(disk), servers, settings.nbd_connections, context.cancel) for disk in sized]
+    disks = [ServedDisk(DiskFacet(disk), servers, settings.nbd_connections, context) for disk in sized]
     return OfflineExport(machine, guest, hold, servers, disks, cut)
 
 

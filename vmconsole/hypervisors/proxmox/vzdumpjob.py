@@ -90,7 +90,8 @@ class VzdumpJob:
         self._failure: VmconsoleError | None = None
         self._ended = False
         self._finished = False
-        self._process: Process = machine.start(["sh", "-c", _source(), "vmconsole", "run", *command(guest)])
+        run = command(guest, context.pace.limit())
+        self._process: Process = machine.start(["sh", "-c", _source(), "vmconsole", "run", *run])
         try:
             self._mark = _mark(guest, self._first_answer())
             self._entry = context.journal.acquire(host, KIND, self._mark.payload())
@@ -117,9 +118,24 @@ class VzdumpJob:
                     ) from None
                 continue
             if data:
+                self._keep_pace(len(data))
                 return data
             self._ended = True
         return b""
+
+    def _keep_pace(self, length: int) -> None:
+        """Leave the rest in the pipe for a while, where that slows down nobody but vzdump.
+
+        Never a machine's: QEMU copies what the guest overwrites into the same pipe before it lets the
+        guest go on, so a pipe that is full stops the guest. vzdump keeps to --bwlimit there.
+        """
+        pace = self._context.pace
+        if self._guest.kind is GuestKind.VM:
+            pace.took(length)
+            return
+        while (seconds := pace.wait(length)) > 0:
+            self._context.cancel.wait(min(seconds, _LOOK))
+        pace.came(length, 0.0)
 
     def finish(self) -> None:
         """The stream was read to its end: wait for vzdump. Raises BackupFailed when it did not succeed."""
@@ -212,10 +228,14 @@ class VzdumpJob:
         )
 
 
-def command(guest: PveGuest) -> list[str]:
-    """--dumpdir is needed: a `storage` in /etc/vzdump.conf would rule --stdout out."""
+def command(guest: PveGuest, limit: int = 0) -> list[str]:
+    """limit: bytes per second, 0 for what /etc/vzdump.conf says.
+
+    --dumpdir is needed: a `storage` in /etc/vzdump.conf would rule --stdout out.
+    """
     where = ["--stdout", "--dumpdir", "/var/tmp"]  # noqa: S108 - vzdump's own folder within it has a safe name
-    return ["vzdump", str(guest.vmid), *where, "--mode", "snapshot", "--compress", "0"]
+    limited = ["--bwlimit", str(max(1, limit // 1024))] if limit else []
+    return ["vzdump", str(guest.vmid), *where, "--mode", "snapshot", "--compress", "0", *limited]
 
 
 def _mark(guest: PveGuest, answer: list[str]) -> Mark:

@@ -10,7 +10,7 @@ from vmconsole.disks.nbd.client import NbdClient
 from vmconsole.disks.nbd.parallel import connections_for, read_many
 from vmconsole.errors import ProtocolError
 from vmconsole.hypervisors.served.qemunbd import NbdServers
-from vmconsole.interfaces import Cancel, DiskPlan
+from vmconsole.interfaces import Context, DiskPlan
 from vmconsole.model.extent import Content, Extent
 
 ALLOCATION = "base:allocation"
@@ -40,11 +40,12 @@ class DiskFacet:
 class ServedDisk:
     """See DiskExport. Not thread-safe, but for close()."""
 
-    def __init__(self, facet: DiskFacet, servers: NbdServers, connections: int, cancel: Cancel) -> None:
+    def __init__(self, facet: DiskFacet, servers: NbdServers, connections: int, context: Context) -> None:
         self._facet = facet
         self._servers = servers
         self._connections = max(1, connections)
-        self._cancel = cancel
+        self._cancel = context.cancel
+        self._pace = context.pace
         self._clients: list[NbdClient] = []
         self._extents: list[Extent] | None = None
 
@@ -77,7 +78,7 @@ class ServedDisk:
         while len(self._clients) < wished:
             self._connect((ALLOCATION,))
         wanted = ((extent.offset, extent.length) for extent in extents)
-        yield from read_many(self._clients, wanted, cancel=self._cancel)
+        yield from read_many(self._clients, wanted, cancel=self._cancel, pace=self._pace)
 
     def close(self) -> None:
         for client in self._clients:

@@ -5,6 +5,7 @@
  *   labtool agent PORT [KEY=VALUE ...]     a guest agent with faults
  *   labtool lockstep STEPFILE DEV:OFF ...  write step numbers to several disks in order, for ever
  *   labtool pattern DEV OFF LEN SEED       fill with a pattern that names seed and offset
+ *   labtool writes DEV OFF LEN USEC       write 4 KiB at a time, for ever, and print how long each took
  *   labtool zeroout DEV OFF LEN            BLKZEROOUT: the device's own "write zeroes"
  *   labtool discard DEV OFF LEN            BLKDISCARD
  *   labtool frozen MOUNT                   print frozen or thawed, asked of the kernel
@@ -21,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { BLOCK = 4096, MAX_DISKS = 8 };
@@ -178,6 +180,36 @@ static int pattern(const char *device, uint64_t offset, uint64_t length, uint64_
     return 0;
 }
 
+/* --- what a program that waits for its disk feels: microseconds of each write until it is safe --- */
+
+static uint64_t microseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+static int writes(const char *device, uint64_t offset, uint64_t length, uint64_t pause)
+{
+    char *buffer = aligned(BLOCK);
+    uint32_t place = 1;
+    int fd = open(device, O_RDWR | O_DIRECT | O_DSYNC);
+    if (fd < 0)
+        die(device);
+    memset(buffer, 'w', BLOCK);
+    signal(SIGTERM, stop);
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    while (!stopped) {
+        place = place * 1664525 + 1013904223;
+        uint64_t at = offset + (uint64_t)(place >> 8) % (length / BLOCK) * BLOCK, began = microseconds();
+        if (pwrite(fd, buffer, BLOCK, (off_t)at) != BLOCK)
+            die("write");
+        printf("%llu\n", (unsigned long long)(microseconds() - began));
+        usleep((useconds_t)pause);
+    }
+    return 0;
+}
+
 static int range_ioctl(const char *device, unsigned long request, uint64_t offset, uint64_t length)
 {
     uint64_t range[2] = {offset, length};
@@ -205,6 +237,8 @@ int main(int argc, char **argv)
         return lockstep(argv[2], argc - 3, argv + 3);
     if (!strcmp(verb, "pattern") && argc == 6)
         return pattern(argv[2], numbers[0], numbers[1], numbers[2]);
+    if (!strcmp(verb, "writes") && argc == 6)
+        return writes(argv[2], numbers[0], numbers[1], numbers[2]);
     if (!strcmp(verb, "zeroout") && argc == 5)
         return range_ioctl(argv[2], BLKZEROOUT, numbers[0], numbers[1]);
     if (!strcmp(verb, "discard") && argc == 5)
