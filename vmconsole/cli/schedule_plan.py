@@ -143,7 +143,7 @@ def _rows(
 
 def _why(plan: ExportPlan, planned: Planned, item: Scheduled) -> tuple[str, ...]:
     together = "with the others of its group" if len(item.work.targets) > 1 else ""
-    waited = f"{planned.why} before" if planned.why else ""
+    waited = f"it waits: {planned.why}" if planned.why else ""
     reasons = "; ".join(filter(None, (plan.reason, plan.method_reason, waited, together)))
     late = ["! it may not be done when its window closes"] if planned.late else []
     return (*([reasons] if reasons else []), *(f"! {text}" for text in plan.warnings), *late)
