@@ -13,12 +13,13 @@ from vmconsole.config.load import parse as parse_config
 
 README = (Path(__file__).resolve().parents[3] / "README.md").read_text()
 SHELL = "\n".join(re.findall(r"```(?:sh)?\n(.*?)```", README, re.DOTALL))
-COMMANDS = re.findall(r"^(?:0 2 \* \* \* +~/.local/bin/)?vmconsole (.*?)(?: +#.*)?$", SHELL, re.MULTILINE)
+COMMANDS = re.findall(r"^(?:[\d*/]+ (?:\S+ ){4} *\S*/)?vmconsole (.*?)(?: +#.*)?$", SHELL, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_shown_is_one_we_take(line):
-    assert parse(shlex.split(line)).verb in VERBS
+    args = parse(shlex.split(line))
+    assert args.verb in VERBS or args.run_schedule
 
 
 def test_the_first_steps_are_shown():
@@ -26,10 +27,14 @@ def test_the_first_steps_are_shown():
 
 
 def test_the_configuration_shown_loads():
-    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    text, *more = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     config = parse_config(Path("/x/config.toml"), text.encode())
     assert set(config.hosts) == {"kvm1", "pve"}
     assert config.group("daily").repository == "main"
+    base = '[repositories.main]\nlocation = "/srv"\nencryption = "none"\n'
+    assert more
+    for part in more:
+        assert parse_config(Path("/x/config.toml"), (base + part).encode()).groups()
 
 
 def test_every_verb_is_in_the_table():
