@@ -7,15 +7,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from sqlalchemy import delete
 
 from vmconsole.__main__ import main
 from vmconsole.interfaces import Cancel
+from vmconsole.model.history import BackupRecord, BackupState
 from vmconsole.remote.process import identity, is_dead
 from vmconsole.state.history import StateHistory
 from vmconsole.state.store import StateStore
@@ -205,3 +210,58 @@ def test_the_plan_of_another_time(shop: Shop) -> None:
     (plan,) = shop.schedule("--dry-run", "--at", later)
     assert len(plan["plan"]) == 4
     assert {item["mode"] for item in plan["plan"] if item["guest"] in ("web-01", SLOW)} == {"incremental"}
+
+
+class Inbox(BaseHTTPRequestHandler):
+    """Keeps what is posted to it."""
+
+    got: ClassVar[list[dict]] = []
+
+    def do_POST(self) -> None:
+        self.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def good_a_week_ago(history: StateHistory, guest: dict, host: str) -> None:
+    when = LastWeek().now()
+    record = BackupRecord(0, "old", guest["uuid"], guest["name"], host, "backup", when, group="all")
+    number = history.begin(record)
+    history.end(replace(record, id=number, state=BackupState.DONE, ended=when, archive="old"))
+
+
+def test_overdue_is_told_when_nothing_ran_at_all(shop: Shop) -> None:
+    """The scheduler was off for a week, and now nothing is due: the guests are late all the same."""
+    (seen,) = shop.ask("inventory", "--refresh")
+    server = HTTPServer(("127.0.0.1", 0), Inbox)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    path = Path(shop.config)
+    before = path.read_text()
+    hour = (datetime.now(UTC) + timedelta(hours=12)).hour
+    window = f'when = "daily {hour:02}:30"\nwindow = "{hour:02}:00-{hour:02}:59"\n'
+    path.write_text(
+        'timezone = "UTC"\n'
+        + before.replace('when = "every 30 min"\n', window)
+        + f'\n[notify.channels.web]\nurl = "json://127.0.0.1:{server.server_port}/"\n'
+    )
+    try:
+        with shop.history(LastWeek()) as history:
+            for host in seen["hosts"]:
+                for guest in host["guests"]:
+                    good_a_week_ago(history, guest, host["name"])
+            history.follow("all", "main", f"daily {hour:02}:30 within {hour:02}:00-{hour:02}:59")
+        assert shop.schedule() == [{"run": None, "due": []}]
+        told = " ".join(message["message"] + message["title"] for message in Inbox.got)
+        for guest in ("web-01", SLOW, "build-07", "wiki-01"):
+            assert guest in told
+        assert "overdue" in told
+        count = len(Inbox.got)
+        shop.schedule()
+        assert len(Inbox.got) == count, "once, not every five minutes"
+    finally:
+        path.write_text(before)
+        server.shutdown()
+        server.server_close()

@@ -10,7 +10,7 @@ from vmconsole.config.settings import Config
 from vmconsole.model.guest import Guest, HostInventory
 from vmconsole.runs.work import Target
 from vmconsole.schedule.due import Slot
-from vmconsole.schedule.jobs import HOST, REPOSITORY, STORAGE, Capacity, Resource
+from vmconsole.schedule.jobs import HOST, REPOSITORY, STORAGE, UPLINK, Capacity, Resource
 from vmconsole.schedule.sizing import GUEST
 
 
@@ -42,6 +42,7 @@ class ConfiguredFleet:
             group.name,
             slot.schedule.name,
             slot.time,
+            services.config.uplink(guest.host),
         )
 
 
@@ -54,5 +55,6 @@ def capacity_of(config: Config, seen: list[HostInventory]) -> Capacity:
         parallel |= {Resource(HOST, place): most for place in (name, *(f"{name}/{node}" for node in nodes))}
     for name in config.repositories:
         parallel[Resource(REPOSITORY, name)] = config.repository_limits(name).parallel
+    parallel |= {Resource(UPLINK, name): limits.parallel for name, limits in config.uplink_limits().items()}
     others = {STORAGE: config.storage_limits().parallel, GUEST: 1}
     return Capacity(config.limits().parallel, parallel, others)

@@ -64,8 +64,16 @@ def targets(services: Services, guests: Iterable[Guest], group: str | None, *, f
         options = config.export_options(guest, name)
         if full:
             options = replace(options, full_reason="a full read was asked for")
-        hypervisor = services.hypervisor(guest.host)
-        result.append(Target(guest, hypervisor, repositories[repository], options, config.full_every(name)))
+        result.append(
+            Target(
+                guest,
+                services.hypervisor(guest.host),
+                repositories[repository],
+                options,
+                config.full_every(name),
+                uplink=config.uplink(guest.host),
+            )
+        )
     return result
 
 

@@ -14,6 +14,7 @@ from vmconsole.config.values import (
     Address,
     LocalPath,
     LocalPaths,
+    Name,
     NodeName,
     Port,
     PositiveDuration,
@@ -66,6 +67,8 @@ class HostConfig(BaseModel):
     """Connections per disk that read at the same time."""
     parallel: Parallel | None = None
     """Guests backed up at the same time, of a cluster on each node; default: per_host in [limits]."""
+    uplink: Name | None = None
+    """The line its data comes over, where several hosts share one: a name of uplinks in [limits]."""
     rate: Rate | None = None
     """Bytes read per second at most: "100 MiB/s"; default: no limit but that of [limits]."""
     rates: dict[Text, Rate] = Field(default_factory=dict)

@@ -106,6 +106,10 @@ def _lines(text: str) -> dict[KeyPath, int]:
 def _wrong_references(file: FileConfig) -> Iterator[Problem]:
     """Names that stand for something that is not there."""
     yield from _wrong_repository(("defaults",), file.defaults.repository, file)
+    for name, host in file.hosts.items():
+        if host.uplink and host.uplink not in file.limits.uplinks:
+            remedy = f"Add uplinks = {{ {host.uplink} = 2 }} under [limits], or take it away here."
+            yield Problem(("hosts", name, "uplink"), f'there is no uplink "{host.uplink}". {remedy}')
     for name, group in file.groups.items():
         where = ("groups", name)
         yield from _wrong_repository(where, group.repository, file)

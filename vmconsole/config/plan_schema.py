@@ -101,6 +101,8 @@ class LimitsConfig(BaseModel):
     """Of one storage, where the host names storages."""
     per_repository: Parallel = 4
     """Into one repository."""
+    uplinks: dict[Name, Parallel] = Field(default_factory=dict)
+    """Over lines that several hosts share, which [hosts.NAME] uplink names: { branch = 1 }."""
     rate: Rate = 0
     """Bytes read per second, from all hosts together: "200 MiB/s". 0: no limit."""
     rates: dict[Text, Rate] = Field(default_factory=dict)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
+from fnmatch import fnmatchcase
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -12,6 +13,7 @@ from vmconsole.config.plan_schema import KeepConfig, ScheduleConfig
 from vmconsole.config.schema import GroupConfig
 from vmconsole.config.when import parse_when, parse_window
 from vmconsole.model.group import Selector
+from vmconsole.model.guest import Guest
 from vmconsole.model.limits import RateAt
 from vmconsole.model.schedule import KEEP_ALL, Retention, Schedule
 
@@ -77,3 +79,25 @@ def retention_of(keep: KeepConfig | None) -> Retention:
 
 def rates_of(rates: Mapping[str, int]) -> tuple[RateAt, ...]:
     return tuple(RateAt(parse_window(window), rate) for window, rate in rates.items())
+
+
+def excluded_disks(
+    guest: Guest, exclude: Mapping[str, Sequence[str]], only: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    """The ids of the guest's disks that are left out. A disk that is not known is named as it was written:
+    the host may have it by the time of the backup.
+    """
+    patterns = [word for key, words in exclude.items() if _means(key, guest) for word in words]
+    wanted = [word for key, words in only.items() if _means(key, guest) for word in words]
+    known = [disk.id for disk in guest.disks]
+    found = dict.fromkeys(word for word in patterns if not set("*?[") & set(word))
+    for disk in known:
+        left_out = any(fnmatchcase(disk, word) for word in patterns)
+        if left_out or (wanted and not any(fnmatchcase(disk, word) for word in wanted)):
+            found[disk] = None
+    return tuple(found)
+
+
+def _means(key: str, guest: Guest) -> bool:
+    selector = Selector(tags=(key[1:],)) if key.startswith("#") else Selector(guests=(key,))
+    return selector.why(guest) is not None

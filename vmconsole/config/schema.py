@@ -130,7 +130,9 @@ class GroupConfig(BaseModel):
     repository: Text | None = None
     """Where the restore points go; default: the repository in [defaults]."""
     exclude_disks: dict[Text, Texts] = Field(default_factory=dict)
-    """Disks to leave out, by guest: { "db" = ["vdb"], "web-*" = ["vdc"] }."""
+    """Disks to leave out, by guest, or by tag with a # before it: { "db" = ["vdb"], "#scratch" = ["scsi[1-9]"] }."""
+    only_disks: dict[Text, Texts] = Field(default_factory=dict)
+    """The same the other way round: of these guests only these disks."""
     full_every: Annotated[int, Field(ge=1)] | None = None
     """Read everything again after this many runs; default: as in [defaults]."""
     freeze: bool | None = None

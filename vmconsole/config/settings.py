@@ -12,12 +12,19 @@ from zoneinfo import ZoneInfo
 from vmconsole.config.host_schema import HostConfig
 from vmconsole.config.paths import default_state_dir
 from vmconsole.config.plan_schema import ChannelConfig, NotifyConfig
-from vmconsole.config.plans import local_zone, rates_of, retention_of, schedules_of, selector_of
+from vmconsole.config.plans import (
+    excluded_disks,
+    local_zone,
+    rates_of,
+    retention_of,
+    schedules_of,
+    selector_of,
+)
 from vmconsole.config.problems import did_you_mean
 from vmconsole.config.schema import FileConfig, GroupConfig, RepositoryConfig
 from vmconsole.errors import ConfigError
 from vmconsole.interfaces import ExportOptions
-from vmconsole.model.group import Group, Selector
+from vmconsole.model.group import Group
 from vmconsole.model.guest import Guest
 from vmconsole.model.limits import Limits
 
@@ -99,6 +106,13 @@ class Config:
         """Of any one storage of a host."""
         return Limits(self.file.limits.per_storage)
 
+    def uplink(self, host: str) -> str:
+        """The line that a host's data comes over, where several share one; else empty."""
+        return self.host(host).uplink or ""
+
+    def uplink_limits(self) -> dict[str, Limits]:
+        return {name: Limits(parallel) for name, parallel in self.file.limits.uplinks.items()}
+
     def repository_limits(self, name: str) -> Limits:
         return Limits(self.repository(name).parallel or self.file.limits.per_repository)
 
@@ -145,15 +159,11 @@ class Config:
                 agent_timeout=defaults.agent_timeout,
             )
         settings = self._group(group)
-        excluded: dict[str, None] = {}
-        for pattern, disks in settings.exclude_disks.items():
-            if Selector(guests=(pattern,)).why(guest):
-                excluded.update(dict.fromkeys(disks))
         return ExportOptions(
             freeze=defaults.freeze if settings.freeze is None else settings.freeze,
             freeze_budget=settings.freeze_budget or defaults.freeze_budget,
             agent_timeout=settings.agent_timeout or defaults.agent_timeout,
-            exclude_disks=tuple(excluded),
+            exclude_disks=excluded_disks(guest, settings.exclude_disks, settings.only_disks),
         )
 
     def _group(self, name: str) -> GroupConfig:

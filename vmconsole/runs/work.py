@@ -28,6 +28,8 @@ class Target:
     group: str = ""
     schedule: str = ""
     slot: datetime | None = None
+    uplink: str = ""
+    """The line its data comes over, where several hosts share one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from vmconsole.model.guest import Guest
 from vmconsole.model.history import BackupRecord
 from vmconsole.runs.work import Work
 from vmconsole.schedule.expect import expect
-from vmconsole.schedule.jobs import HOST, Job, Resource
+from vmconsole.schedule.jobs import HOST, UPLINK, Job, Resource
 
 GUEST = "guest"
 """A kind of resource: a guest is in one job at a time, whatever groups it is in."""
@@ -31,6 +31,7 @@ def job_of(
     ]
     first, *more = sorted({host_of(guest) for guest in guests})
     storages = {name for guest in guests for name in storages_of(guest)}
+    line, *lines = sorted({target.uplink for target in work.targets if target.uplink}) or [""]
     return Job(
         key=work.key,
         guest=", ".join(guest.name for guest in guests),
@@ -40,10 +41,12 @@ def job_of(
         bytes=sum(item.bytes for item in expected),
         due=due,
         storages=tuple(sorted(storages)),
+        uplink=line,
         deadline=deadline,
         overdue=overdue,
         also=(
             *(Resource(HOST, name) for name in more),
+            *(Resource(UPLINK, name) for name in lines),
             *(Resource(GUEST, guest.uuid) for guest in guests),
         ),
     )

@@ -74,6 +74,7 @@ def test_defaults_in_the_sample_are_the_defaults() -> None:
         "remote_path",
         "networks",
         "parallel",
+        "uplink",
         "rate",
         "rates",
         "headroom",

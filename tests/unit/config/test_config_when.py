@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vmconsole.config.load import parse
 from vmconsole.config.when import parse_when, parse_window
 from vmconsole.errors import ConfigError
+from vmconsole.model.guest import Disk, Guest, GuestKind, GuestState
 from vmconsole.model.schedule import When, Window
 
 
@@ -149,3 +150,34 @@ paused = true
     assert (noon.window, noon.retention.daily, noon.retention.last) == (Window(time(12), time(14)), 0, 3)
     assert (night.pause, noon.pause is not None) == (None, True)
     assert group.retention.daily == 7
+
+
+def test_disks_are_left_out_by_guest_tag_and_glob() -> None:
+    text = BASE.lstrip() + (
+        'guests = ["*"]\n'
+        'exclude_disks = { "db*" = ["vdc"], "#scratch" = ["scsi[1-9]"] }\n'
+        'only_disks = { "mail" = ["vda"] }\n'
+    )
+    config = parse(Path("/c.toml"), text.encode())
+
+    def left_out(name: str, *disks: str, tags: tuple[str, ...] = ()) -> tuple[str, ...]:
+        made = tuple(Disk(disk, 1, "qcow2", f"/{disk}") for disk in disks)
+        guest = Guest(name, "1", name, "kvm1", GuestKind.VM, GuestState.RUNNING, tags=tags, disks=made)
+        return config.export_options(guest, "daily").exclude_disks
+
+    assert left_out("db-01", "vda", "vdc") == ("vdc",)
+    assert left_out("db-01", "vda") == ("vdc",), "it may have it by the time of the backup"
+    assert left_out("web", "scsi0", "scsi1", tags=("scratch",)) == ("scsi1",)
+    assert left_out("web", "scsi0", "scsi1") == ()
+    assert left_out("mail", "vda", "vdb", "vdc") == ("vdb", "vdc")
+
+
+def test_an_uplink_must_be_one_that_is_there() -> None:
+    text = "[limits]\nuplinks = { branch = 1 }\n" + BASE.replace(
+        'address = "kvm1"', 'address = "kvm1"\nuplink = "{}"'
+    )
+    good = parse(Path("/c.toml"), (text.replace("{}", "branch") + 'guests = ["*"]').encode())
+    assert good.uplink("kvm1") == "branch"
+    assert good.uplink_limits()["branch"].parallel == 1
+    with pytest.raises(ConfigError, match=r'line \d+: hosts.kvm1.uplink: there is no uplink "office"'):
+        parse(Path("/c.toml"), (text.replace("{}", "office") + 'guests = ["*"]').encode())

@@ -15,7 +15,7 @@ from vmconsole.model.history import BackupRecord, BackupState
 from vmconsole.model.schedule import Schedule
 from vmconsole.runs.work import Target, Work
 from vmconsole.schedule.due import Slot
-from vmconsole.schedule.jobs import HOST, Capacity
+from vmconsole.schedule.jobs import HOST, UPLINK, Capacity, Resource
 from vmconsole.schedule.queue import ScheduleQueue
 from vmconsole.schedule.sizing import GUEST
 
@@ -265,3 +265,16 @@ def test_a_guest_seen_on_two_hosts_is_where_it_runs() -> None:
     lab = Lab(there, vm("a"))
     (work,) = lab.queue.start()
     assert work.targets[0].guest.host == "kvm1"
+
+
+def test_hosts_behind_one_line_take_turns() -> None:
+    lab = Lab(vm("a"), vm("b", "kvm2"), vm("c", "kvm3"))
+    lab.queue = ScheduleQueue(
+        (group(),), UTC, Capacity(8, {Resource(UPLINK, "branch"): 1}), lab.fleet, lab.history, lab.clock
+    )
+    plain = lab.fleet.target
+    lines = {"kvm1": "branch", "kvm2": "branch", "kvm3": ""}
+    lab.fleet.target = lambda guest, slot: replace(plain(guest, slot), uplink=lines[guest.host])  # type: ignore[method-assign]
+    first = lab.queue.start()
+    assert len(first) == 2
+    assert "c" in lab.names(first)
