@@ -18,6 +18,8 @@ guest.py     a VM, inside and outside; a container, which is files only
 access.py    the product's room over SSH to the cluster. world.py: a backup server with the command line
 qemu.py      starts and stops a machine; `qemu10()` finds or unpacks the second QEMU
 proxy.py     stands before QEMU's monitor and adds what Proxmox's patches add to it
+ways.py      a running machine of every kind that is read another way, with a world
+victim.py    one of them that writes all the time, and what must be true once a backup of it has died
 qmeventd.py  a stand-in for the daemon that ends a machine's process after the guest powered off
 bench.py     one paused machine without a cluster, for many backups in little time
 

@@ -12,6 +12,8 @@ from lab.session import Lab
 
 from pve.cluster import PveCluster
 from pve.guest import PveContainer, PveGuest
+from pve.victim import Victim, victim_of
+from pve.ways import WAYS
 from pve.world import PveWorld
 
 
@@ -40,6 +42,16 @@ def pve_world(pve: PveCluster, tmp_path: Path) -> Iterator[PveWorld]:
     """A backup server whose host `pve` is the cluster, and the whole command line: see e2e_world."""
     with PveWorld(tmp_path / "world", pve) as world:
         yield world
+
+
+@pytest.fixture(scope="module", params=["access", "transaction"])
+def victim(
+    request: pytest.FixtureRequest, pve: PveCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Victim]:
+    """A guest with a restore point that writes all the time, for each way of reading a running one; victim.py."""
+    chosen = {"access": WAYS["access-10"], "transaction": WAYS["reserved-7"]}[request.param]
+    with victim_of(pve, chosen, tmp_path_factory.mktemp("victim")) as made:
+        yield made
 
 
 def _kept(stack: ExitStack, guest: Any) -> Any:

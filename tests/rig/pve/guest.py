@@ -127,6 +127,14 @@ class PveGuest(Guest):
                 return name
         raise KeyError(key)
 
+    def top(self, key: str) -> str:
+        """The name of a disk's uppermost block node, which is what a guest's device works on."""
+        with self.monitor() as qmp:
+            for block in qmp("query-block"):
+                if key in {block["device"].removeprefix("drive-"), *block.get("qdev", "").split("/")}:
+                    return str(block["inserted"]["node-name"])
+        raise KeyError(key)
+
     def bitmaps(self) -> set[str]:
         found = [item for node in self.block_nodes().values() for item in node.get("dirty-bitmaps", [])]
         return {str(item["name"]) for item in found if item.get("name")}

@@ -24,7 +24,7 @@ from rig_sshd import Sshd
 
 from pve.qemu import qemu10
 from pve.qmeventd import Qmeventd
-from pve.tools import conf, pct, wire
+from pve.tools import conf, pct, storage, wire
 
 _EXPECTED = re.compile(r"^cat$|^sshd: |qemu-system-x86_64|/proxy\.py ")
 SETUP = Path(__file__).parent / "node.sh"
@@ -183,7 +183,9 @@ class PveNode:
 
     def _exists(self, volid: str) -> bool:
         """A volume that was freed is not left activated."""
-        return self.run("test", "-e", self.ask("pvesm", "path", volid).strip(), check=False).returncode == 0
+        name, volume = storage.split_volid(volid)
+        folder = storage.storages(self.shared / "pve")[name].folder
+        return storage.within(self.path("/"), folder / "images" / volume).exists()
 
     # --- faults ---
 

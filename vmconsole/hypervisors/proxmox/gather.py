@@ -57,7 +57,7 @@ def gather(nodes: Nodes, settings: ProxmoxSettings, uuid: str) -> Gathered:
         )
     text = decode(conf_file.data)
     conf = parse(text, place.kind)
-    process = _process(files, place)
+    process = _process(files, place.vmid) if place.kind is GuestKind.VM else ""
     api = PveshApi(machine)
     storages, (guest, qemu), agent = at_once(
         partial(look_at_storages, api, place.node),
@@ -85,7 +85,7 @@ def _files(machine: Machine, place: Place, settings: ProxmoxSettings) -> dict[st
         (Ask.FILE, place.path),
         (Ask.FILE, _firewall(place)),
         (Ask.FILE, BOOT_ID),
-        (Ask.PROCESS, _pid_file(place)),
+        (Ask.PROCESS, _pid_file(place.vmid)),
         (Ask.LOCK, VZDUMP_LOCK),
     ]
     if settings.fleecing.startswith("/"):
@@ -97,14 +97,20 @@ def _firewall(place: Place) -> str:
     return f"/etc/pve/firewall/{place.vmid}.fw"
 
 
-def _pid_file(place: Place) -> str:
-    return f"/var/run/qemu-server/{place.vmid}.pid"
+def process_of(machine: Machine, vmid: int) -> str:
+    """The QEMU that a VM has on this node now, as in PveGuest.process."""
+    found = look(machine, [(Ask.FILE, BOOT_ID), (Ask.PROCESS, _pid_file(vmid))])
+    return _process({answer.name: answer for answer in found}, vmid)
 
 
-def _process(files: Mapping[str, Found], place: Place) -> str:
+def _pid_file(vmid: int) -> str:
+    return f"/var/run/qemu-server/{vmid}.pid"
+
+
+def _process(files: Mapping[str, Found], vmid: int) -> str:
     """`BOOTID:PID:START`; empty when no QEMU runs."""
-    boot, process = files[BOOT_ID].text.strip(), files[_pid_file(place)].text
-    return f"{boot}:{process}" if place.kind is GuestKind.VM and boot and process else ""
+    boot, process = files[BOOT_ID].text.strip(), files[_pid_file(vmid)].text
+    return f"{boot}:{process}" if boot and process else ""
 
 
 def _look_at_guest(

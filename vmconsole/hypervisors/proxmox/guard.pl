@@ -14,8 +14,8 @@
 #   cut STEPS        freeze, do, thaw; then ready or failed WHY
 #   meet STEPS       as cut, but between freeze and do: waiting, then go or apart
 #   status           state WORD EXPORTS: of QEMU's run state, and how many exports of ours there are
-#   commit           finish what the document says: committed|stuck WHY|lost, and exit
-#   rollback         undo everything: clean|stuck WHY, and exit
+#   commit WORD      finish what the document says: committed|stuck WHY|lost, and exit
+#   rollback WORD    undo everything: clean|stuck WHY, and exit. WORD `frozen`: that it may be is noted elsewhere
 #   beat             nothing: a sign of life
 # The end of stdin, or silence, is a rollback (or, once committed, a commit). So is the death of this
 # process: the watcher does it then.
@@ -62,13 +62,15 @@ sub say {
 
 # --- the guest's agent ---
 
-my $no_agent = qr/not running|not configured|No QEMU guest agent|does not exist|has been disabled|not supported/;
+my $no_guest = qr/VM \S+ (?:is )?not running|not configured|No QEMU guest agent|does not exist|has been disabled|not supported/;
+# Of a freeze, it was not even asked. An agent that is busy with one is said to be "not running" as well.
+my $no_agent = qr/$no_guest|not running/;
 
 sub agent { return program($_[1], 'qm', 'guest', 'cmd', $vmid, $_[0]) }
 
 sub thaw {
     my ($status, $said) = agent('fsfreeze-thaw', $doc->{patience} + 10);
-    forget('frozen') if !$status || $said =~ $no_agent;
+    forget('frozen') if !$status || $said =~ $no_guest || ($doc->{process} && !lives($doc->{process}));
     return flat($said);
 }
 
@@ -82,8 +84,7 @@ sub freeze {
         return $began;
     }
     # It may still be queued in the agent's channel and run when the agent wakes up.
-    if ($said =~ $no_agent) { forget('frozen') }
-    else { thaw() }
+    $said =~ $no_agent ? forget('frozen') : thaw();
     say('unfrozen', defined noted('frozen') ? 'yes' : 'no', flat($said));
     return;
 }
@@ -164,17 +165,19 @@ sub drop_lock {
 
 # --- the end ---
 
-# What is left, nothing when all is undone; the folder is then gone.
+# What is left, nothing when all is undone; the folder is then gone. known: see above. A guest that may be frozen
+# keeps no lock, which would be in the way of whoever helps it.
 sub undo {
+    my ($known) = @_;
     return unless -d $folder;
     open my $turn, '>>', "$folder/undoing" or return -d $folder ? "$folder: $!" : ();
     flock $turn, LOCK_EX;
     return unless -d $folder;
     $gone = 0;
-    my @problems;
+    my (@problems, @frozen);
     if (defined noted('frozen')) {
         my $said = thaw();
-        push @problems, "the guest may be frozen: $said" if defined noted('frozen');
+        push @frozen, "the guest may be frozen: $said" if defined noted('frozen') && !$known;
     }
     eval { resume(); 1 } or $gone or push @problems, flat($@);
     hang_up();
@@ -186,9 +189,8 @@ sub undo {
         @left = all_steps($way) unless lives($doc->{process});
     }
     push @problems, @left;
-    return @problems if @problems;
-    @problems = grep { defined } drop_lock();
-    return @problems if @problems;
+    @problems = grep { defined } drop_lock() unless @problems;
+    return (@frozen, @problems) if @frozen || @problems;
     # The other process may be saying something.
     for (1 .. 20) {
         unlink glob "$folder/* $folder/.*.new";
@@ -208,10 +210,10 @@ sub commit {
 }
 
 sub finish {
+    my ($good, $word) = @_;
     stop_watching();
-    my @left = undo();
-    if (@left) { say('stuck', flat(join '; ', @left)) }
-    else { say($_[0]) }
+    my @left = undo(($word // '') eq 'frozen');
+    say(@left ? ('stuck', flat(join '; ', @left)) : $good);
     return !@left;
 }
 
@@ -364,11 +366,11 @@ sub hold {
         elsif ($command eq 'meet')   { cut($json->decode($rest), 1) }
         elsif ($command eq 'status') { status() }
         elsif ($command eq 'commit') {
-            if (commit()) { finish('committed') }
+            if (commit()) { finish('committed', $rest) }
             else { stop_watching(); say('lost') }
             exit 0;
         }
-        elsif ($command eq 'rollback') { finish('clean'); exit 0 }
+        elsif ($command eq 'rollback') { finish('clean', $rest); exit 0 }
     }
     stop_watching();
     my $tries = 0;
@@ -378,6 +380,8 @@ sub hold {
 
 sub clean {
     my ($run, $owner) = split ' ', noted('owner') // '';
+    # Undoing it already, as after a connection that broke?
+    for (1 .. 300) { last unless -e "$folder/undoing" && lives($owner); sleep 0.1 }
     if (-d $folder && lives($owner)) {
         if ($run eq $doc->{run}) { say('stuck', 'the program that holds it still runs on the node'); return }
     }

@@ -148,14 +148,16 @@ class Guard:
         with self._line.lock:
             return any(alarm.startswith("no-events") for alarm in self._line.alarms)
 
-    def commit(self) -> str:
+    def commit(self, *, frozen: bool = False) -> str:
         """Finish, and end. Returns what could not be finished, empty when all was.
+
+        frozen: that the guest may be frozen is in the journal, and nothing else need wait for its agent.
 
         Raises HostUnreachable when everything had been undone before.
         """
         try:
             with self._line.lock:
-                self._line.send("commit")
+                self._line.send("commit frozen" if frozen else "commit")
                 word, rest = self._line.expect({"committed", "stuck", "lost"}, _END_SECONDS)
             if word == "lost":
                 raise HostUnreachable(f"The guard on {self._host} has undone its work.", subject=self._host)
@@ -163,11 +165,11 @@ class Guard:
         finally:
             self._line.close()
 
-    def rollback(self) -> str:
-        """Undo everything, and end. Returns what is left, empty when nothing is."""
+    def rollback(self, *, frozen: bool = False) -> str:
+        """Undo everything, and end. Returns what is left, empty when nothing is. frozen: as for commit()."""
         try:
             with self._line.lock:
-                self._line.send("rollback")
+                self._line.send("rollback frozen" if frozen else "rollback")
                 return self._line.expect({"clean", "stuck"}, _END_SECONDS)[1]
         finally:
             self._line.close()

@@ -153,7 +153,7 @@ class Hold:
             if self._ended:
                 return
             self._ended = True
-            left = self._guard.commit()
+            left = self._guard.commit(frozen=self._freeze_entry is not None)
             if left:
                 self._warn_left(left)
             else:
@@ -174,7 +174,7 @@ class Hold:
     def _undo(self) -> str:
         """What is left, empty when nothing is."""
         try:
-            return self._guard.rollback()
+            return self._guard.rollback(frozen=self._freeze_entry is not None)
         except VmconsoleError:
             pass
         try:
@@ -192,7 +192,7 @@ class Hold:
     def _remember_freeze(self) -> None:
         """An agent that hangs now may carry out the freeze when it wakes up, with nobody to thaw it."""
         self._freeze_entry = self._context.journal.acquire(
-            self._host, journal.FREEZE_KIND, journal.who(self._facts.guest)
+            self._host, journal.FREEZE_KIND, journal.freeze(self._facts.guest)
         )
 
     def _warnings(self, report: CutReport) -> tuple[str, ...]:

@@ -17,6 +17,11 @@ def payload(method: str, guest: PveGuest, document: Document) -> dict[str, str]:
     return {**who(guest), "method": method, "document": document.text}
 
 
+def freeze(guest: PveGuest) -> dict[str, str]:
+    """With the QEMU that it is about: in another one nothing is frozen."""
+    return {**who(guest), "process": guest.process}
+
+
 def who(guest: PveGuest) -> dict[str, str]:
     return {"node": guest.node, "vmid": str(guest.vmid), "name": guest.name}
 

@@ -174,7 +174,10 @@ def volumes(of: Storage, at: Path = Path("/")) -> Iterator[Volume]:
     for path in sorted(base.glob("*/*")):
         match = _VOLUME.fullmatch(f"{path.parent.name}/{path.name}")
         if match:
-            size, used = (0, 0) if path.is_dir() else _sizes(path, match[4])
+            try:
+                size, used = (0, 0) if path.is_dir() else _sizes(path, match[4])
+            except FileNotFoundError:
+                continue  # freed meanwhile
             yield Volume(f"{of.name}:{path.parent.name}/{path.name}", int(match[1]), match[4], size, used)
 
 

@@ -164,6 +164,23 @@ def test_clean_waits_for_a_guard_that_lives(node, document):
     guard.rollback()
 
 
+def test_clean_lets_a_guard_finish_that_is_undoing(node, document, log, tmp_path):
+    """As after a connection that broke: it is no program that holds on to the guest."""
+    wait = f"touch {tmp_path}/begun; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo undone >>{tmp_path}/log"
+    made = document(undo=({"run": ["sh", "-c", wait]},))
+    process = MACHINE.start(["perl", "-e", _source(), "--", "hold"])
+    process.write(made.text.encode() + b"\n")
+    assert process.read_line(10) == b"@ hello\n"
+    process.close_stdin()
+    wait_for((tmp_path / "begun").exists)
+    timer = threading.Timer(0.5, (tmp_path / "go").touch)
+    timer.start()
+    assert clean(MACHINE, made.text) == ""
+    timer.join()
+    process.close()
+    assert gone(made, node)
+
+
 def test_the_next_run_undoes_a_dead_one_first(node, document, log):
     first = Guard.start(MACHINE, document())
     _kill_first(document(), all_of_them=True)
@@ -220,6 +237,75 @@ def test_what_cannot_be_undone_stays_noted(node, document):
     left = clean(MACHINE, document().text)
     assert left.startswith("an earlier run left something: ")
     assert left.endswith("storage is away")
+
+
+# --- the guest's agent ---
+
+
+def busy_agent(node, tmp_path, monkeypatch):
+    """It has taken the freeze and does not answer; Proxmox says of it that it is not running."""
+    qm = tmp_path / "bin/qm"
+    qm.parent.mkdir()
+    qm.write_text(
+        "#!/bin/sh\n"
+        'if [ "$1 $4" = "guest fsfreeze-freeze" ]; then exec sleep 60; fi\n'
+        '[ "$1" != guest ] || { echo "QEMU guest agent is not running" >&2; exit 255; }\n'
+        f'exec {STUBS}/qm "$@"\n'
+    )
+    qm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{qm.parent}:{os.environ['PATH']}")
+
+
+def cut(guard):
+    return guard.cut([], lambda name, seconds: None)[0]
+
+
+@pytest.mark.slow
+def test_an_agent_that_does_not_answer_may_freeze_yet(node, document, tmp_path, monkeypatch):
+    busy_agent(node, tmp_path, monkeypatch)
+    made = document(freeze=True, patience=0.1)
+    guard = Guard.start(MACHINE, made)
+    assert cut(guard).pending
+    assert "may be frozen" in guard.rollback()
+    assert not (node / "777.lock").exists()
+    assert "may be frozen" in clean(MACHINE, made.text)
+    monkeypatch.setenv("PATH", f"{STUBS}:{os.environ['PATH']}")
+    assert clean(MACHINE, made.text) == ""
+    assert (node / "frozen").read_text() == "fsfreeze-thaw\n"
+    assert gone(made, node)
+
+
+@pytest.mark.slow
+def test_what_is_known_to_be_frozen_keeps_nothing_else(node, document, tmp_path, monkeypatch, log):
+    busy_agent(node, tmp_path, monkeypatch)
+    guard = Guard.start(MACHINE, document(freeze=True, patience=0.1))
+    assert cut(guard).pending
+    assert guard.commit(frozen=True) == ""
+    assert log() == ["committed r1"]
+    assert gone(document(), node)
+
+
+def test_an_agent_that_was_not_asked_freezes_nothing(node, document):
+    (node / "agent").write_text("none")
+    guard = Guard.start(MACHINE, document(freeze=True, patience=0.1))
+    report = cut(guard)
+    assert not report.frozen
+    assert not report.pending
+    assert guard.rollback() == ""
+
+
+@pytest.mark.slow
+def test_nothing_is_frozen_in_a_qemu_that_is_gone(node, document, tmp_path, monkeypatch):
+    busy_agent(node, tmp_path, monkeypatch)
+    qemu = subprocess.Popen(["sleep", "600"])
+    start = Path(f"/proc/{qemu.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    made = document(freeze=True, patience=0.1, process=f"{qemu.pid}:{start}")
+    guard = Guard.start(MACHINE, made)
+    assert cut(guard).pending
+    qemu.kill()
+    qemu.wait()
+    assert guard.rollback() == ""
+    assert gone(made, node)
 
 
 # --- QEMU's monitor ---
