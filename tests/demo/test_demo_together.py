@@ -94,4 +94,4 @@ def test_a_guest_without_an_agent_fails_all_and_leaves_nothing(ask) -> None:
     assert len(ask("points")[0]["points"]) == before
     assert ask("doctor")[0]["leftovers"] == []
     again = ask("backup", "web-01")
-    assert of(again, "guest_planned")[0]["mode"] == "incremental"
+    assert of(again, "guest_planned")[0]["mode"] == "incremental", of(again, "guest_planned")[0]["reason"]

@@ -79,7 +79,8 @@ def points(
 
     Three small objects are read per archive, asked for in batches: its record, the first piece of
     its member list (guest.json comes first), and guest.json. known: what was found before, by
-    archive id, and is not read again; None for an archive that is no point. It is added to.
+    archive id, and is not read again; None for an archive that is no point. It is added to, and may be
+    shared by threads.
     """
     found = {} if known is None else known
     ids = {
@@ -90,8 +91,9 @@ def points(
     names = [name for name, id_ in ids.items() if id_ not in found]
     for start in range(0, len(names), BATCH):
         archives = load_many(access, {name: ids[name] for name in names[start : start + BATCH]})
-        found.update((archive.id, None) for archive in archives)
-        found.update((bytes.fromhex(point.archive_id), point) for point in _points(access, archives, warn))
+        made = {bytes.fromhex(point.archive_id): point for point in _points(access, archives, warn)}
+        # At once: who looks meanwhile, from another thread, must not take a point for none.
+        found.update({archive.id: made.get(archive.id) for archive in archives})
     listed = [point for id_ in ids.values() if (point := found[id_]) is not None]
     return sorted(listed, key=lambda point: (point.time, point.archive), reverse=True)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from borg_lab import CHUNK, Lab, name, noise
 
+from vmconsole.borg.engine import catalog
 from vmconsole.borg.engine.access import Access
 
 
@@ -40,3 +41,22 @@ def test_the_id_of_a_repository_is_known_while_it_is_written(lab: Lab) -> None:
         # The borg command would wait for the lock that we hold.
         assert repository.id() == asked
     assert repository.id() == asked
+
+
+@pytest.mark.slow
+def test_who_lists_points_meanwhile_gets_all_of_them(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two guests' threads list the same repository for the first time: the second must not see an empty one."""
+    for day in (1, 2):
+        lab.write(name(day), CHUNK, lambda disk, day=day: disk.data(0, noise(CHUNK, day)))
+    real, meanwhile = catalog._points, []
+    with lab.repository.writer(lab.context) as writer:
+
+        def slow(*arguments):
+            if not meanwhile:
+                meanwhile.append(None)
+                meanwhile.append([point.archive for point in writer.points()])
+            return real(*arguments)
+
+        monkeypatch.setattr(catalog, "_points", slow)
+        first = [point.archive for point in writer.points()]
+    assert first == meanwhile[1] == [name(2), name(1)]
