@@ -81,6 +81,7 @@ class Guard:
         self._line = GuardLine(process, host, _ALARMS, watched.silence, _END_SECONDS)
         self._watched = watched
         self._host = host
+        self._cutting: Cutting | None = None
 
     @classmethod
     def start(cls, machine: Machine, watched: Watched) -> Guard:
@@ -102,7 +103,7 @@ class Guard:
         """
         with self._line.lock:
             self._line.send(f"cut{' together' if together else ''}\n{backup}\n{checkpoint}")
-            cutting = Cutting(phase)
+            cutting = self._cutting = Cutting(phase)
             apart: VmconsoleError | None = None
             while True:
                 word, rest = self._line.answer(_CUT_SECONDS)
@@ -145,6 +146,11 @@ class Guard:
                 f"The backup job of the guest on {self._host} is gone; somebody ended it.",
                 hint="Look for other programs or people that abort jobs (virsh domjobabort).",
             )
+
+    @property
+    def freeze_pending(self) -> bool:
+        """Whether the guest may be frozen, or may yet be by an agent that hangs, though cut() has ended."""
+        return self._cutting is not None and self._cutting.report.pending
 
     @property
     def thawed_late(self) -> bool:

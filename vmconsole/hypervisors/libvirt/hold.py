@@ -105,9 +105,12 @@ class Hold:
         together = self._context.together
         if together is not None:
             together.ready()
-        report = self._guard.cut(backup, checkpoint, self._phase, together)
-        if report.pending:
-            self._remember_freeze()
+        try:
+            report = self._guard.cut(backup, checkpoint, self._phase, together)
+        finally:
+            # Also when it failed, or the others of a common cut could not go on.
+            if self._guard.freeze_pending:
+                self._remember_freeze()
         self._cut = Cut(
             time=self._context.clock.now(),
             consistency=Consistency.APPLICATION if report.frozen else Consistency.CRASH,

@@ -62,6 +62,7 @@ class Guard:
         self._line = GuardLine(process, host, _ALARMS, document.silence, _END_SECONDS)
         self._document = document
         self._host = host
+        self._cutting: Cutting | None = None
 
     @classmethod
     def start(cls, machine: Machine, document: Document) -> Guard:
@@ -99,7 +100,7 @@ class Guard:
         apart: VmconsoleError | None = None
         with self._line.lock:
             self._line.send(("meet " if together else "cut ") + json.dumps(steps, separators=(",", ":")))
-            cutting = Cutting(phase)
+            cutting = self._cutting = Cutting(phase)
             results: dict[str, Any] = {}
             while True:
                 word, rest = self._line.answer(_CUT_SECONDS)
@@ -136,6 +137,11 @@ class Guard:
             raise self._stopped()
         count = words[1] if len(words) > 1 else "0"
         return State(word, int(count) if count.isdigit() else 0)
+
+    @property
+    def freeze_pending(self) -> bool:
+        """Whether the guest may be frozen, or may yet be by an agent that hangs, though cut() has ended."""
+        return self._cutting is not None and self._cutting.report.pending
 
     @property
     def thawed_late(self) -> bool:
