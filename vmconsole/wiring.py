@@ -42,6 +42,7 @@ from vmconsole.model.guest import Check
 from vmconsole.model.repository import RepositorySpace
 from vmconsole.remote.local import LocalMachine, start_detached
 from vmconsole.remote.process import identity, is_dead, terminate
+from vmconsole.remote.systemd import Systemd
 from vmconsole.runs.restore import FileTarget
 from vmconsole.runs.runner import Runner
 
@@ -217,6 +218,9 @@ class Wiring:
 
     def stop_process(self, process: str) -> bool:
         return terminate(process)
+
+    def systemd(self, *, user: bool) -> Systemd:
+        return Systemd(self._local, user=user)
 
     @contextmanager
     def demo(self, folder: Path) -> Iterator[DemoShop]:

@@ -8,14 +8,29 @@ import re
 from typing import Any
 
 from vmconsole.cli.services import Services
+from vmconsole.config.settings import Config
 from vmconsole.errors import ConfigError
 
 
-def add(services: Services, section: str, name: str, values: dict[str, Any]) -> None:
-    """Add a table to the configuration. Raises ConfigError; the file is then as it was."""
+def add(services: Services, section: str, name: str, values: dict[str, Any], *, save: bool = True) -> Config:
+    """Add a table to the configuration, which is returned. Raises ConfigError; the file is then as it was.
+
+    save: False to see what would come out.
+    """
     _sound(services)
     try:
-        services.editor.add(section, name, values)
+        return services.editor.add(section, name, values, save=save)
+    except ConfigError as error:
+        raise _about_the_wish(error, services) from error
+
+
+def change(
+    services: Services, section: str, name: str, changes: dict[str, Any], *, save: bool = True
+) -> Config:
+    """Change fields of a table, None removes one; otherwise as add()."""
+    _sound(services)
+    try:
+        return services.editor.set(section, name, changes, save=save)
     except ConfigError as error:
         raise _about_the_wish(error, services) from error
 

@@ -2,6 +2,7 @@
 
 vmconsole init                                                 asks
 vmconsole init --repository /srv/backup/vms --host kvm1=root@kvm1.example
+vmconsole init --systemd                                       a timer starts backups that are due
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from vmconsole.cli import changing
+from vmconsole.cli import changing, init_systemd
 from vmconsole.cli.output import Output
 from vmconsole.cli.repo import full_location, open_or_make
 from vmconsole.cli.services import Services
@@ -30,9 +31,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind", choices=("libvirt", "proxmox"), default="libvirt", help="what runs the guests there"
     )
+    init_systemd.configure(parser)
 
 
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
+    if args.systemd:
+        return init_systemd.run(args, services, output)
+    if args.user or args.dry_run or args.replace or args.remove:
+        raise UsageError("--user, --dry-run, --replace and --remove go with --systemd.", hint="Add --systemd")
     _refuse_second(services)
     asking = output.can_ask and not args.repository
     if asking:
@@ -67,6 +73,9 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
     if name:
         output.hint(f"Next: vmconsole host trust {name} && vmconsole host check {name}")
         output.hint(f"Then: vmconsole backup --group {_GROUP} --dry-run")
+        output.hint(
+            f"Every night: vmconsole group edit {_GROUP} --when 'daily 22:00' && vmconsole init --systemd"
+        )
     else:
         output.hint("Next: vmconsole host add kvm1 root@kvm1.example")
     return EXIT_DONE

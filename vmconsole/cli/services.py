@@ -33,9 +33,28 @@ from vmconsole.runs.runner import Runner
 class Editor(Protocol):
     """Edits the configuration file; comments survive, a wrong result never replaces the file."""
 
-    def add(self, section: str, name: str, values: dict[str, Any]) -> None: ...
+    def add(self, section: str, name: str, values: dict[str, Any], *, save: bool = True) -> Config: ...
+
+    def set(self, section: str, name: str, changes: dict[str, Any], *, save: bool = True) -> Config:
+        """Set fields of a table, None removes one. Returns the configuration as it is then, or would be."""
+        ...
 
     def remove(self, section: str, name: str) -> None: ...
+
+
+class Systemd(Protocol):
+    """The system's, or the user's own."""
+
+    @property
+    def runs(self) -> bool: ...
+
+    def command(self, *words: str) -> Sequence[str]:
+        """What a person would type."""
+        ...
+
+    def call(self, *words: str) -> str:
+        """Run systemctl; returns what is wrong, in its own words, or nothing."""
+        ...
 
 
 class DemoShop(Protocol):
@@ -134,6 +153,8 @@ class Services(Protocol):
     def stop_process(self, process: str) -> bool:
         """Ask a run to stop; False when that process is not running any more."""
         ...
+
+    def systemd(self, *, user: bool) -> Systemd: ...
 
     def demo(self, folder: Path) -> AbstractContextManager[DemoShop, bool | None]: ...
 

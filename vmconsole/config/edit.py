@@ -259,23 +259,33 @@ def _keep_owner_and_mode(path: Path, descriptor: int) -> None:
 
 
 class ConfigChanger:
-    """One change at a time, checked and written at once. changed: called after each."""
+    """One change at a time, checked and written at once; without save only checked. changed: called after each."""
 
     def __init__(self, path: Path, changed: Callable[[], None]) -> None:
         self._path = path
         self._changed = changed
 
-    def add(self, section: str, name: str, values: Mapping[str, Any]) -> None:
+    def add(self, section: str, name: str, values: Mapping[str, Any], *, save: bool = True) -> Config:
         editor = self._open(start="# vmconsole: see `vmconsole --help` and the README\n")
         editor.add(section, name, values)
-        editor.save()
-        self._changed()
+        return self._done(editor, save=save)
+
+    def set(self, section: str, name: str, changes: Mapping[str, Any], *, save: bool = True) -> Config:
+        editor = self._open()
+        editor.set(section, name, changes)
+        return self._done(editor, save=save)
 
     def remove(self, section: str, name: str) -> None:
         editor = self._open()
         editor.remove(section, name)
-        editor.save()
-        self._changed()
+        self._done(editor, save=True)
 
     def _open(self, start: str = "") -> ConfigEditor:
         return ConfigEditor.open(self._path, start=start)
+
+    def _done(self, editor: ConfigEditor, *, save: bool) -> Config:
+        if not save:
+            return parse(self._path, editor.text.encode())
+        config = editor.save()
+        self._changed()
+        return config
