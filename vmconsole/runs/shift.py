@@ -83,7 +83,9 @@ class Shift:
                 self._settle(work, [self._not_begun(target, error) for target in work.targets], final=True)
             if self._running:
                 self._reap()
-            if self._running or begun:
+                # What has ended makes place for what waits.
+                continue
+            if begun:
                 continue
             pause = None if cancel.is_set() else self._queue.pause()
             if pause is None:

@@ -125,6 +125,29 @@ def test_guests_are_read_at_the_same_time(lab: Lab) -> None:
     assert lab.store.claims == {}
 
 
+def test_what_waits_for_its_turn_gets_it(lab: Lab) -> None:
+    """One host, one guest at a time: whoever ends last is not the last."""
+
+    class Turns(Bag):
+        busy = False
+
+        def start(self) -> list[Work]:
+            if self.busy or not self.waiting:
+                return []
+            self.busy = True
+            return [self.waiting.popleft()]
+
+        def done(self, work: Work) -> None:
+            super().done(work)
+            self.busy = False
+
+        def pause(self) -> float | None:
+            return None
+
+    outcome = lab.run(Turns(*(Work(name, (lab.target(name),)) for name in "abc")))
+    assert [point.guest for point in outcome.points] == ["a", "b", "c"]
+
+
 def test_what_becomes_of_each_is_remembered(lab: Lab) -> None:
     bad = FakeHypervisor(Diary())
     bad.prepare = lambda export: export.fail.update(release=GuestBusy("busy"))
