@@ -164,7 +164,19 @@ class PveGuest(Guest):
                     for item in volumes
                     if item.vmid == self.vmid and item.volid not in known
                 ]
-        words = ["find", "/run/qemu-server", "/tmp", "-xdev", "-name", "vmc*", "-o", "-name", "*.vmc*"]
+        words = [
+            "find",
+            "/run/qemu-server",
+            "/tmp",
+            "-maxdepth",
+            "2",
+            "-xdev",
+            "-name",
+            "vmc*",
+            "-o",
+            "-name",
+            "*.vmc*",
+        ]
         return found + [f"file {path}" for path in self.node.ask(*words, check=False).splitlines()]
 
     def agent(
