@@ -1,8 +1,8 @@
 """First steps: a configuration, a repository, a first host.
 
-vmconsole init                                                 asks
+vmconsole init                            asks
 vmconsole init --repository /srv/backup/vms --host kvm1=root@kvm1.example
-vmconsole init --systemd                                       a timer starts backups that are due
+vmconsole init --systemd                  a timer begins backups that are due
 """
 
 from __future__ import annotations
