@@ -1,130 +1,167 @@
-"""Groups: which guests are backed up together.
+"""Groups: which guests are backed up together, when, and what is kept.
 
-vmconsole group add daily --guest 'web-*' --tag prod --exclude web-test
-vmconsole group show daily          the guests it covers now, and why
+vmconsole group add daily --guests 'web-*' --tags prod --when 'daily 22:00'
+vmconsole group edit daily --keep daily=14,weekly=8 --dry-run
+vmconsole group show daily     the guests it covers and why, the next times
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
-from vmconsole.cli import changing
-from vmconsole.cli.output import Output
+from vmconsole.cli import changing, group_options, group_view
+from vmconsole.cli.format import age
+from vmconsole.cli.output import Cell, Output
 from vmconsole.cli.selection import reachable_guests
 from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
+from vmconsole.config.settings import Config
 from vmconsole.errors import EXIT_DONE, HostUnreachable, UsageError
 from vmconsole.model.group import Group
 
-HELP = "add, list, show and remove groups"
+HELP = "add, list, show, edit and remove groups"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     add = verbs.add_parser("add", help="make a group")
     add.add_argument("name", metavar="NAME")
-    add.add_argument(
-        "--guest", action="append", default=[], metavar="GLOB", help="name or host/name, * and ? match"
-    )
-    add.add_argument("--tag", action="append", default=[], metavar="TAG", help="every guest with this tag")
-    add.add_argument("--host", action="append", default=[], metavar="GLOB", help="every guest on these hosts")
-    add.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="but not these guests")
-    add.add_argument("--repository", "-r", metavar="NAME", help="where the restore points go")
-    verbs.add_parser("list", help="list groups")
-    show = verbs.add_parser("show", help="the guests a group covers now, and why")
+    group_options.configure(add, edit=False)
+    verbs.add_parser("list", help="list groups, with their next time")
+    show = verbs.add_parser("show", help="the guests a group covers now and why, and its next times")
     show.add_argument("name", metavar="NAME")
+    edit = verbs.add_parser("edit", help="change what a group covers, its times, what is kept")
+    edit.add_argument("name", metavar="NAME")
+    group_options.configure(edit, edit=True)
     remove = verbs.add_parser("remove", help="remove a group; restore points stay")
     remove.add_argument("name", metavar="NAME")
 
 
 def run(args: argparse.Namespace, services: Services, output: Output) -> int:
-    actions = {"add": _add, "list": _list, "show": _show, "remove": _remove}
+    actions = {"add": _add, "list": _list, "show": _show, "edit": _edit, "remove": _remove}
     return actions[args.action](args, services, output)
 
 
 def _add(args: argparse.Namespace, services: Services, output: Output) -> int:
-    values: dict[str, object] = {
-        key: chosen
-        for key, chosen in (
-            ("guests", args.guest),
-            ("tags", args.tag),
-            ("hosts", args.host),
-            ("exclude", args.exclude),
+    values = group_options.new_group(args)
+    config = changing.add(services, "groups", args.name, values, save=not args.dry_run)
+    if args.dry_run:
+        return _preview(
+            config, args.name, {key: (None, value) for key, value in values.items()}, services, output
         )
-        if chosen
-    }
-    if not values.keys() & {"guests", "tags", "hosts"}:
-        raise UsageError("Say which guests: --guest, --tag or --host.", hint="All guests: --host '*'")
-    if args.repository:
-        values["repository"] = args.repository
-    changing.add(services, "groups", args.name, values)
     output.document({"group": {"name": args.name, **values}, "config": str(services.config_path)})
     output.line(f"✓ Group {args.name} was added to {services.config_path}.")
     output.hint(f"See what it covers: vmconsole group show {args.name}")
     return EXIT_DONE
 
 
+def _edit(args: argparse.Namespace, services: Services, output: Output) -> int:
+    wanted = group_options.changes(args)
+    if not wanted:
+        raise UsageError("Say what to change.", hint="See: vmconsole group edit --help")
+    services.config.group(args.name)
+    before = services.editor.fields("groups", args.name)
+    changed = {key: (before.get(key), value) for key, value in wanted.items() if before.get(key) != value}
+    config = changing.change(services, "groups", args.name, wanted, save=not args.dry_run)
+    if args.dry_run:
+        return _preview(config, args.name, changed, services, output)
+    output.document(
+        {
+            "group": {
+                "name": args.name,
+                **{key: value for key, value in wanted.items() if value is not None},
+            },
+            "changed": _changed_document(changed),
+            "config": str(services.config_path),
+        }
+    )
+    if not changed:
+        output.line(f"– Group {args.name} is that way already.")
+        return EXIT_DONE
+    output.line(f"✓ Group {args.name} was changed in {services.config_path}.")
+    _tell_changes(changed, output)
+    output.hint(f"See what it covers, and when it is due: vmconsole group show {args.name}")
+    return EXIT_DONE
+
+
+def _preview(
+    config: Config, name: str, changed: Mapping[str, tuple[Any, Any]], services: Services, output: Output
+) -> int:
+    """What would come out. config: as it would be; the hosts in it are those there are."""
+    guests, unreachable = reachable_guests(services, output)
+    _tell_changes(changed, output)
+    document = group_view.show(config.group(name), config, guests, unreachable, services.clock.now(), output)
+    output.document({**document, "changed": _changed_document(changed), "dry_run": True})
+    output.note("Nothing was changed.")
+    return HostUnreachable.exit_code if unreachable else EXIT_DONE
+
+
+def _tell_changes(changed: Mapping[str, tuple[Any, Any]], output: Output) -> None:
+    for key, (old, new) in changed.items():
+        name = key.replace("_", " ")
+        output.line(f"  {name}: {group_options.as_typed(old)} → {group_options.as_typed(new)}")
+
+
+def _changed_document(changed: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    return {key: {"before": old, "after": new} for key, (old, new) in changed.items()}
+
+
 def _list(args: argparse.Namespace, services: Services, output: Output) -> int:
-    groups = services.config.groups()
+    config, now = services.config, services.clock.now()
+    groups = config.groups()
+    if not groups:
+        output.document({"groups": []})
+        output.note("No group yet. One that covers every guest: vmconsole group add all --host '*'")
+        return EXIT_DONE
+    seen = [guest for inventory, _ in services.store.inventories().values() for guest in inventory.guests]
+    counts = {group.name: sum(group.selector.why(guest) is not None for guest in seen) for group in groups}
     output.document(
         {
             "groups": [
-                {
-                    "name": group.name,
-                    "repository": group.repository,
-                    "guests": list(group.selector.guests),
-                    "tags": list(group.selector.tags),
-                    "hosts": list(group.selector.hosts),
-                    "exclude": list(group.selector.exclude),
-                }
+                _selector(group)
+                | {"repository": group.repository, "guests_seen": counts[group.name]}
+                | group_view.plan_document(group, config.timezone, now, 1)
                 for group in groups
             ]
         }
     )
-    if not groups:
-        output.note("No group yet. One that covers every guest: vmconsole group add all --host '*'")
-        return EXIT_DONE
-    folding = (Column(title, least=10) for title in ("guests", "tags", "hosts", "exclude"))
-    output.table((Column("group"), Column("repository", drop=1), *folding), [_row(group) for group in groups])
+    columns = (
+        Column("group"),
+        Column("guests seen", right=True, drop=2),
+        Column("when", least=12),
+        Column("next"),
+        Column("repository", drop=1),
+        Column("covers", least=16, drop=3),
+    )
+    output.table(columns, [_row(group, counts[group.name], services) for group in groups])
     return EXIT_DONE
 
 
-def _row(group: Group) -> tuple[str, ...]:
-    selector = group.selector
-    lists = (selector.guests, selector.tags, selector.hosts, selector.exclude)
-    return (group.name, group.repository, *(", ".join(items) or "–" for items in lists))
+def _row(group: Group, count: int, services: Services) -> tuple[Cell, ...]:
+    now, zone = services.clock.now(), services.config.timezone
+    upcoming = group_view.next_time(group, now, zone)
+    whens = tuple(group_view.when_in_words(schedule, now, zone) for schedule in group.schedules)
+    left = f"{upcoming.astimezone(zone):%a %Y-%m-%d %H:%M} ({age(now - upcoming)})" if upcoming else "–"
+    covers = tuple(
+        f"{key.replace('_', ' ')}: {', '.join(value)}"
+        for key, value in _selector(group).items()
+        if key != "name" and value
+    )
+    return (group.name, str(count), whens or ("– by hand",), left, group.repository, covers)
+
+
+def _selector(group: Group) -> dict[str, Any]:
+    keys = ("guests", "tags", "hosts", "pools", "kinds", "exclude", "exclude_tags")
+    return {"name": group.name} | {key: list(getattr(group.selector, key)) for key in keys}
 
 
 def _show(args: argparse.Namespace, services: Services, output: Output) -> int:
     group = services.config.group(args.name)
     guests, unreachable = reachable_guests(services, output)
-    covered = [(guest, why) for guest in guests if (why := group.selector.why(guest)) is not None]
-    left_out = [(guest, why) for guest in guests if (why := group.selector.excluded_by(guest)) is not None]
-    output.document(
-        {
-            "group": group.name,
-            "repository": group.repository,
-            "guests": [
-                {"uuid": guest.uuid, "name": guest.name, "host": guest.host, "why": why}
-                for guest, why in covered
-            ],
-            "excluded": [
-                {"uuid": guest.uuid, "name": guest.name, "host": guest.host, "by": why}
-                for guest, why in left_out
-            ],
-            "not_asked": [{"host": host.name, "error": host.error} for host in unreachable],
-        }
-    )
-    rows = [(guest.name, guest.host, why) for guest, why in covered]
-    rows += [(f"– {guest.name}", guest.host, f"excluded by {why}") for guest, why in left_out]
-    if rows:
-        output.table((Column("guest", least=16), Column("host", drop=1), Column("why", least=20)), rows)
-    elif not unreachable:
-        output.note(f"Group {group.name} covers no guest now. See them all: vmconsole inventory --refresh")
-    for host in unreachable:
-        output.note(f"✗ {host.name} was not asked: {host.error}", style="red")
-        check = f"Check it with: vmconsole host check {host.name}"
-        output.note(f"  → {(host.failure.hint if host.failure else '') or check}")
+    now = services.clock.now()
+    output.document(group_view.show(group, services.config, guests, unreachable, now, output))
     return HostUnreachable.exit_code if unreachable else EXIT_DONE
 
 

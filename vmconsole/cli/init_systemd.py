@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--user", action="store_true", help="with --systemd: your own, not the system's")
     group.add_argument(
-        "--dry-run", action="store_true", help="with --systemd: show the units, change nothing"
+        "--dry-run", "-n", action="store_true", help="with --systemd: show the units, change nothing"
     )
     group.add_argument(
         "--replace",

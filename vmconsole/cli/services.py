@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,10 @@ from vmconsole.runs.runner import Runner
 
 class Editor(Protocol):
     """Edits the configuration file; comments survive, a wrong result never replaces the file."""
+
+    def fields(self, section: str, name: str) -> Mapping[str, Any]:
+        """A table as it stands in the file."""
+        ...
 
     def add(self, section: str, name: str, values: dict[str, Any], *, save: bool = True) -> Config: ...
 

@@ -53,6 +53,12 @@ class ConfigEditor:
         """The file as it would be saved."""
         return self._text
 
+    def fields(self, section: str, name: str) -> Mapping[str, Any]:
+        """A table as it stands in the file."""
+        self._must_have(section, name)
+        found: Mapping[str, Any] = copy.deepcopy(self._expected[section][name])
+        return found
+
     def add(self, section: str, name: str, values: Mapping[str, Any]) -> None:
         """Add a table such as [hosts.kvm1]; values as TOML data, None left out. Refuses a taken name."""
         assert section in SECTIONS
@@ -264,6 +270,9 @@ class ConfigChanger:
     def __init__(self, path: Path, changed: Callable[[], None]) -> None:
         self._path = path
         self._changed = changed
+
+    def fields(self, section: str, name: str) -> Mapping[str, Any]:
+        return self._open().fields(section, name)
 
     def add(self, section: str, name: str, values: Mapping[str, Any], *, save: bool = True) -> Config:
         editor = self._open(start="# vmconsole: see `vmconsole --help` and the README\n")

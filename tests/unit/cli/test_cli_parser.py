@@ -7,7 +7,7 @@ from vmconsole.errors import UsageError
 
 ACTIONS = {
     "host": ("add", "list", "check", "trust", "remove"),
-    "group": ("add", "list", "show", "remove"),
+    "group": ("add", "list", "show", "edit", "remove"),
     "notify": ("test", "list"),
     "repo": ("init", "list", "info", "check", "compact", "accept"),
 }
