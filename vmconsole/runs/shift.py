@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue as queues
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -148,13 +148,13 @@ class Shift:
         """All at the same moment, else none of them; or each by itself, when the group says so."""
         budget = min(target.options.freeze_budget for target in work.targets)
         names = [_unique(target, work.targets) for target in work.targets]
-        meeting = Rendezvous(names, self._context.clock.monotonic, budget)
-        with ThreadPoolExecutor(len(names), thread_name_prefix="together") as threads:
-            parts = [meeting.member(name) for name in names]
-            failures = list(threads.map(self._attempt, work.targets, parts))
+        meeting = Rendezvous(names, self._context.clock.monotonic, budget, self._context.cancel)
+        parts = [meeting.member(name) for name in names]
+        failures = self._all_at_once(work.targets, parts)
         if meeting.failure is None:
             skew = float(parts[0].result()["skew_ms"])
             self._context.events(CutTogether(self._context.run, tuple(names), skew))
+            failures = [self._in_full(failure) for failure in failures]
         elif work.apart and all(failure is not None for failure in failures):
             self._context.cancel.check()
             who, why = meeting.failure
@@ -165,6 +165,52 @@ class Shift:
                     failure.recorder.failed(failure.error, postponed=True)
             failures = [self._attempt(target) for target in work.targets]
         return failures
+
+    def _all_at_once(self, targets: Sequence[Target], parts: Sequence[Part]) -> list[_Failure | None]:
+        """Each in a thread of its own. Raises what one of them raised, when all have ended."""
+        with ThreadPoolExecutor(len(parts), thread_name_prefix="together") as threads:
+            try:
+                tasks = [
+                    threads.submit(self._take_part, target, part)
+                    for target, part in zip(targets, parts, strict=True)
+                ]
+                wait(tasks)
+            except BaseException:
+                # An interrupt, or no thread to be had: whoever has begun must not wait for the rest.
+                self._context.cancel.set("The run has ended.")
+                raise
+        raised = [error for task in tasks if (error := task.exception()) is not None]
+        if raised:
+            for task in tasks:
+                if task.exception() is None and (failure := task.result()) is not None:
+                    failure.recorder.failed(failure.error)
+            raise next((error for error in raised if not isinstance(error, Cancelled)), raised[0])
+        return [task.result() for task in tasks]
+
+    def _take_part(self, target: Target, part: Part) -> _Failure | None:
+        """However it ends, those that wait for it hear of it."""
+        try:
+            failure = self._attempt(target, part)
+        except BaseException as error:
+            part.gave_up(error)
+            raise
+        if failure is not None:
+            part.gave_up(failure.error)
+        return failure
+
+    def _in_full(self, failure: _Failure | None) -> _Failure | None:
+        """All were cut, and one of them cannot be built upon its parent: it alone is read once more."""
+        if failure is None or not isinstance(failure.error, ParentUnusable):
+            return failure
+        failure.recorder.failed(failure.error, postponed=True)
+        return self._attempt(self._whole(failure.target, failure.error, self._context))
+
+    def _whole(self, target: Target, error: ParentUnusable, context: Context) -> Target:
+        """Never the user's problem at night: what cannot be built upon is read in full."""
+        message = f"{error.message} Everything is read."
+        context.events(Warned(context.run, target.guest.name, message))
+        options = replace(target.options, full_reason="the parent cannot be used")
+        return replace(target, options=options)
 
     def _not_begun(self, target: Target, error: VmconsoleError) -> _Failure:
         recorder = Recorder(self._history, self._context.clock, target, self._context.run)
@@ -194,8 +240,6 @@ class Shift:
             writer, repository_id = self._writers.get(target.repository)
             point = self._claimed(target, repository_id, writer, recorder.listening(context))
         except BaseException as error:
-            if part is not None:
-                part.gave_up(error)
             if isinstance(error, VmconsoleError) and not isinstance(error, Cancelled):
                 return _Failure(target, recorder, error)
             recorder.failed(error)
@@ -222,10 +266,7 @@ class Shift:
         except ParentUnusable as error:
             if context.together is not None:
                 raise
-            # Never the user's problem at night: what cannot be built upon is read in full.
-            context.events(Warned(context.run, target.guest.name, f"{error.message} Everything is read."))
-            options = replace(target.options, full_reason="the parent cannot be used")
-            return back_up(replace(target, options=options), repository_id, writer, context)
+            return back_up(self._whole(target, error, context), repository_id, writer, context)
         finally:
             self._store.release_claim(key, context.run)
 

@@ -1,22 +1,27 @@
 """Guests that are cut at the same moment: who is ready, who is frozen, and when each was cut.
 
 Nobody is frozen before all are ready to be, nobody is cut before all are frozen, and as soon as one
-cannot go on, those that wait hear of it and thaw.
+cannot go on, or the run is cancelled, those that wait hear of it and thaw. Once all are cut the meeting
+is over: what becomes of one guest afterwards is its own affair.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 from vmconsole.errors import NotTogether, VmconsoleError
+from vmconsole.model.cancel import Cancel
 
 READY_SECONDS = 600.0
 """For connecting, planning, and fleecing space of all of them; nobody is frozen meanwhile."""
 CUT_SECONDS = 150.0
+_LOOK_SECONDS = 0.25
+"""How often those that wait look whether the run has been cancelled."""
 
 
 class _Stage(IntEnum):
@@ -35,29 +40,41 @@ class _Member:
 
 
 class Rendezvous:
-    """names: of the guests, each once. monotonic: seconds. budget: how long one waits frozen for the others."""
+    """names: of the guests, each once. monotonic: seconds. budget: how long a guest may be frozen, waiting
+    for the others included. cancel: of the run.
+    """
 
-    def __init__(self, names: Sequence[str], monotonic: Callable[[], float], budget: float) -> None:
+    def __init__(
+        self, names: Sequence[str], monotonic: Callable[[], float], budget: float, cancel: Cancel
+    ) -> None:
         self._members = {name: _Member() for name in names}
         self._now = monotonic
-        self._budget = budget
+        self.budget = budget
+        self._cancel = cancel
         self._failure: tuple[str, str] | None = None
         self._changed = threading.Condition()
 
     def member(self, name: str) -> Part:
         return Part(self, name)
 
-    def reach(self, name: str, stage: _Stage, seconds: float) -> None:
-        """Get there, and wait until all others are, or it has failed."""
+    def reach(self, name: str, stage: _Stage, seconds: float, spent: float = 0.0) -> None:
+        """Get there, and wait until all others are, or it has failed. spent: of the seconds already."""
         with self._changed:
             member = self._members[name]
             member.stage = max(member.stage, stage)
             self._changed.notify_all()
-            waited = self._changed.wait_for(lambda: self._failure is not None or self._all(stage), seconds)
-            if not waited:
-                late = ", ".join(self._behind(stage))
-                word = {_Stage.READY: "ready", _Stage.FROZEN: "frozen"}.get(stage, "cut")
-                self._fail(late, f"was not {word} within {seconds:g} s")
+            deadline = time.monotonic() + seconds - spent
+            while not self._over and self._failure is None and not self._all(stage):
+                self._check_cancel(name)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    late = ", ".join(self._behind(stage))
+                    word = {_Stage.READY: "ready", _Stage.FROZEN: "frozen"}.get(stage, "cut")
+                    self._fail(late, f"was not {word} within {seconds:g} s")
+                else:
+                    self._changed.wait(min(left, _LOOK_SECONDS))
+            if not self._over:
+                self._check_cancel(name)
             self._check(name)
 
     def cut(self, name: str) -> None:
@@ -76,10 +93,18 @@ class Rendezvous:
             self._fail(name, why)
 
     def result(self, name: str) -> dict[str, Any]:
+        with self._changed:
+            if self._members[name].stage < _Stage.CUT:
+                self._fail(name, "was read without a cut at that moment")
         self.reach(name, _Stage.CUT, CUT_SECONDS)
         moments = [member.at for member in self._members.values() if not member.off]
         skew = max(moments) - min(moments) if moments else 0.0
         return {"guests": list(self._members), "skew_ms": round(skew * 1000, 1)}
+
+    @property
+    def _over(self) -> bool:
+        """All were cut at the same moment; that cannot fail any more."""
+        return self._failure is None and self._all(_Stage.CUT)
 
     @property
     def failure(self) -> tuple[str, str] | None:
@@ -92,8 +117,13 @@ class Rendezvous:
     def _behind(self, stage: _Stage) -> list[str]:
         return [name for name, member in self._members.items() if member.stage < stage]
 
+    def _check_cancel(self, name: str) -> None:
+        if self._cancel.is_set():
+            self._fail(name, "was cancelled")
+            self._cancel.check()
+
     def _fail(self, name: str, why: str) -> None:
-        if self._failure is None:
+        if self._failure is None and not self._over:
             self._failure = (name, why)
         self._changed.notify_all()
 
@@ -121,7 +151,8 @@ class Part:
     def frozen(self, freeze_ms: int | None) -> None:
         if freeze_ms is None:
             self._whole.fail(self._name, "could not be frozen")
-        self._whole.reach(self._name, _Stage.FROZEN, self._whole._budget)
+        spent = (freeze_ms or 0) / 1000
+        self._whole.reach(self._name, _Stage.FROZEN, self._whole.budget, spent)
 
     def cut(self) -> None:
         self._whole.cut(self._name)
@@ -135,6 +166,6 @@ class Part:
         return self._whole.result(self._name)
 
     def gave_up(self, error: BaseException) -> None:
-        """It ended before the others were done with it."""
+        """It ended. Those that wait for it need not, unless all were cut before."""
         message = error.message if isinstance(error, VmconsoleError) else repr(error)
         self._whole.fail(self._name, f"failed: {message.rstrip('.')}")

@@ -10,7 +10,15 @@ from datetime import UTC, datetime
 import pytest
 from fakes import Diary, FakeClock, FakeHypervisor, FakeRepository, FakeStore, guest
 
-from vmconsole.errors import EXIT_DONE, Cancelled, GuestBusy, NotTogether, RepositoryLocked, VmconsoleError
+from vmconsole.errors import (
+    EXIT_DONE,
+    Cancelled,
+    GuestBusy,
+    NotTogether,
+    ParentUnusable,
+    RepositoryLocked,
+    VmconsoleError,
+)
 from vmconsole.events import CutTogether, GuestFailed, GuestPostponed, PointMade, Warned
 from vmconsole.interfaces import Cancel
 from vmconsole.model.history import BackupRecord, BackupState
@@ -276,3 +284,73 @@ class TestTogether:
         outcome = lab.run(Bag(self.work(lab, *hosts), tries=1))
         assert {point.guest for point in outcome.points} == {"a", "b"}
         assert [event.guest for event in lab.of(GuestPostponed)] == ["a"]
+
+    @pytest.mark.timeout(60)
+    def test_nobody_waits_for_one_that_fails_before_it_began(self, lab: Lab) -> None:
+        real = lab.history.begin
+
+        def begin(record: BackupRecord) -> int:
+            if record.guest == "b":
+                raise ZeroDivisionError
+            return real(record)
+
+        lab.history.begin = begin  # type: ignore[method-assign]
+        with pytest.raises(ZeroDivisionError):
+            lab.run(Bag(self.work(lab, *(Together(Diary()) for _ in range(3)))))
+        assert dict(lab.history.states()) == {"a": BackupState.FAILED, "c": BackupState.FAILED}
+
+    @pytest.mark.timeout(60)
+    def test_a_stop_ends_those_that_wait(self, lab: Lab) -> None:
+        """One is stuck on its host; the others are frozen and wait for it for as long as the budget lets them."""
+
+        class Stuck(Together):
+            def export(self, plan, context):
+                context.together.ready()
+                context.cancel.set("Enough.")
+                for other in hosts[:2]:
+                    assert other.thawed.wait(20)
+                context.cancel.check()
+
+        class Waits(Together):
+            def __init__(self) -> None:
+                super().__init__(Diary())
+                self.thawed = threading.Event()
+
+            def export(self, plan, context):
+                try:
+                    return super().export(plan, context)
+                finally:
+                    self.thawed.set()
+
+        hosts = [Waits(), Waits(), Stuck(Diary())]
+        outcome = lab.run(Bag(self.work(lab, *hosts)))
+        assert outcome.exit_code == 130
+        assert [state for _, state in lab.history.states()] == [BackupState.CANCELLED] * 3
+
+    def test_what_fails_after_the_cut_fails_alone(self, lab: Lab) -> None:
+        class Breaks(Together):
+            def export(self, plan, context):
+                super().export(plan, context)
+                context.together.result()
+                raise GuestBusy("The stream broke.")
+
+        outcome = lab.run(Bag(self.work(lab, Together(Diary()), Breaks(Diary()), Together(Diary()))))
+        assert {point.guest for point in outcome.points} == {"a", "c"}
+        assert [name for name, _ in outcome.errors] == ["b"]
+        assert len(lab.of(CutTogether)) == 1
+
+    def test_who_cannot_be_built_upon_its_parent_is_read_again_alone(self, lab: Lab) -> None:
+        class Unusable(Together):
+            def export(self, plan, context):
+                made = super().export(plan, context)
+                if context.together is not None:
+                    context.together.result()
+                    raise ParentUnusable("Its parent lost chunks.")
+                return made
+
+        outcome = lab.run(Bag(self.work(lab, Together(Diary()), Unusable(Diary()))))
+        assert outcome.errors == []
+        found = {point.guest: point.together for point in outcome.points}
+        assert found["a"]
+        assert found["b"] == {}
+        assert "Everything is read" in lab.of(Warned)[0].message

@@ -6,13 +6,16 @@ import threading
 import time
 from collections.abc import Callable
 
-from vmconsole.errors import GuestBusy, NotTogether, VmconsoleError
+from vmconsole.errors import Cancelled, GuestBusy, NotTogether, VmconsoleError
+from vmconsole.interfaces import Cancel
 from vmconsole.runs.together import Part, Rendezvous
 
 
-def meet(parts: dict[str, Callable[[Part], object]], budget: float = 5.0) -> dict[str, object]:
+def meet(
+    parts: dict[str, Callable[[Part], object]], budget: float = 5.0, cancel: Cancel | None = None
+) -> dict[str, object]:
     """What each of them returned or raised."""
-    whole = Rendezvous(list(parts), time.monotonic, budget)
+    whole = Rendezvous(list(parts), time.monotonic, budget, cancel or Cancel())
     made: dict[str, object] = {}
 
     def play(name: str) -> None:
@@ -126,3 +129,93 @@ def test_a_guest_that_is_off_is_waited_for_by_nobody_and_not_in_the_skew() -> No
 
     made = meet({"a": cut, "b": off})
     assert made["a"] == made["b"] == {"guests": ["a", "b"], "skew_ms": 0.0}
+
+
+def test_what_the_freeze_itself_took_is_part_of_the_budget() -> None:
+    release = threading.Event()
+
+    def late(part: Part) -> object:
+        part.ready()
+        release.wait(30)
+        return part.frozen(1)
+
+    def play(part: Part) -> object:
+        part.ready()
+        began = time.monotonic()
+        try:
+            part.frozen(29_900)
+        finally:
+            release.set()
+            assert time.monotonic() - began < 10
+        return None
+
+    assert "not frozen within 30 s" in str(meet({"a": play, "b": late}, budget=30)["a"])
+
+
+def test_who_waits_notices_within_a_second_that_the_run_was_cancelled() -> None:
+    """Before ready, while frozen, and after the cut; everybody says Cancelled, not that somebody was late."""
+    for stage in (1, 2, 3):
+        cancel = Cancel()
+        moments: list[float] = []
+        ended = threading.Event()
+
+        def waits(
+            part: Part, stage: int = stage, moments: list[float] = moments, ended: threading.Event = ended
+        ) -> object:
+            steps = [part.ready, lambda: part.frozen(1), part.cut, part.result]
+            try:
+                for step in steps[: stage + 1]:
+                    step()
+            finally:
+                moments.append(time.monotonic())
+                ended.set()
+            return None
+
+        def cancels(
+            part: Part,
+            stage: int = stage,
+            cancel: Cancel = cancel,
+            moments: list[float] = moments,
+            ended: threading.Event = ended,
+        ) -> object:
+            for step in (part.ready, lambda: part.frozen(1))[: stage - 1]:
+                step()
+            moments.append(time.monotonic())
+            cancel.set()
+            # Where it is stuck: it reaches nothing more, and tells nobody.
+            ended.wait(30)
+            return None
+
+        made = meet({"a": waits, "b": cancels}, budget=60, cancel=cancel)
+        assert isinstance(made["a"], Cancelled), (stage, made)
+        assert moments[1] - moments[0] < 1.0
+
+
+def test_what_becomes_of_one_after_all_were_cut_is_its_own_affair() -> None:
+    failed = threading.Event()
+
+    def broken(part: Part) -> object:
+        cut(part)
+        try:
+            raise GuestBusy("The stream broke.")
+        except GuestBusy as error:
+            part.gave_up(error)
+            failed.set()
+            raise
+
+    def slow(part: Part) -> object:
+        part.ready()
+        part.frozen(1)
+        part.cut()
+        failed.wait(10)
+        return part.result()
+
+    made = meet({"a": slow, "b": broken})
+    assert made["a"]["guests"] == ["a", "b"]  # type: ignore[index]
+    assert isinstance(made["b"], GuestBusy)
+
+
+def test_who_was_never_cut_does_not_pass_for_it() -> None:
+    made = meet({"a": cut, "b": lambda part: part.result()})
+    assert isinstance(made["b"], NotTogether)
+    assert "without a cut" in str(made["a"])

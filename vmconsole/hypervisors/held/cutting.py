@@ -45,6 +45,10 @@ class Cutting:
         except VmconsoleError as error:
             send("apart")
             return error
+        except BaseException:
+            # Else the guard would take what is sent to undo it for the answer it waits for.
+            send("apart")
+            raise
         send("go")
         return None
 
