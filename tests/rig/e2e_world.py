@@ -136,7 +136,7 @@ class World:
     """A backup server. folder: everything of it. hosts: name in the configuration -> lab host.
 
     ssh_folder: for the hosts' sshd; hosts must see it (Lab.folder). location: of the repository.
-    host_settings, repository_settings, defaults: what `configure` writes besides what is needed.
+    host_settings, repository_settings, defaults, groups: what `configure` writes besides what is needed.
     """
 
     folder: Path
@@ -146,6 +146,7 @@ class World:
     host_settings: dict[str, Any] = field(default_factory=dict)
     repository_settings: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
+    groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     location: Path | None = None
 
     def __post_init__(self) -> None:
@@ -210,6 +211,7 @@ class World:
         repository = {"location": str(self.repository), "passphrase": {"file": "passphrase"}}
         more = {"lock_wait": "20 s", **self.repository_settings}
         parts.append(_table("repositories.main", {**repository, **more}))
+        parts += [_table(f"groups.{name}", values) for name, values in self.groups.items()]
         self.config.write_text("\n".join(parts))
 
     # --- its command line ---

@@ -37,5 +37,6 @@ class PveWorld(World):
             _table("defaults", self.defaults),
             _table("hosts.pve", {**needed, **self.host_settings}),
             _table("repositories.main", {**repository, **self.repository_settings}),
+            *(_table(f"groups.{name}", values) for name, values in self.groups.items()),
         ]
         self.config.write_text("\n".join(parts))
