@@ -1,9 +1,11 @@
 """The real command line with a trap in it: `python e2e_child.py ARGS`, the trap in $E2E_TRAP as JSON.
 
-{"do": "kill" | "hold", "at": {"event": "step_started", "step": "read"}, "after": SECONDS, "folder": FOLDER}
+{"do": "kill" | "hold", "at": {"event": "step_started", "step": "read"}, "after": SECONDS, "folder": FOLDER,
+ "again": SECONDS}
 
 At the first event that has all that `at` says, the process kills itself with SIGKILL (`after` so many
-seconds), or writes FOLDER/reached and goes no further until FOLDER/go is there.
+seconds), or writes FOLDER/reached and goes no further until FOLDER/go is there. With `again` a schedule
+tries a guest that is busy or has moved again after so many seconds, not after minutes.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from vmconsole.__main__ import main
 from vmconsole.events import Event, EventSink
 from vmconsole.runs.runner import Runner
+from vmconsole.schedule import queue
 from vmconsole.wiring import Wiring
 
 HOLD_AT_MOST = 90.0
@@ -69,5 +73,8 @@ def set_trap(trap: Trap) -> None:
 
 
 if __name__ == "__main__":
-    set_trap(Trap(json.loads(os.environ["E2E_TRAP"])))
+    asked = json.loads(os.environ["E2E_TRAP"])
+    if "again" in asked:
+        queue._AGAIN = queue._MOVED = timedelta(seconds=asked["again"])
+    set_trap(Trap(asked))
     sys.exit(main())

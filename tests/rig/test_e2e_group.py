@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 from e2e_world import World, drop_checkpoints, sha256
 from lab.domain import MIB, DiskSpec
 from lab.guest import Guest
+from lab.images import filesystem_problems, read_files
 from lab.leftovers import leftovers
 from lab.lockstep import check_lockstep
 from lab.session import Lab
@@ -51,6 +54,37 @@ def group(world: World, trio: list[Guest], more: str = "") -> None:
         )
 
 
+class Relay:
+    """Writes step N to the first guest, when that has it on its disk to the second, and so on; then step N+1.
+
+    Hence, at any one moment, an earlier guest's step is that of a later one, or one more.
+    """
+
+    def __init__(self, guests: Sequence[Guest]) -> None:
+        self._guests = guests
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+        self.step = 0
+        """The newest that all have."""
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            wait_for(lambda: self.step >= 2, "the relay to begin")
+            yield
+        finally:
+            self._enough.set()
+            self._thread.join()
+
+    def _write(self) -> None:
+        while not self._enough.is_set():
+            for guest in self._guests:
+                # While it is frozen this waits.
+                guest.sh(f"cd /mnt/vda && echo {self.step + 1} > new && mv new step && sync", timeout=60)
+            self.step += 1
+
+
 def points(world: World, trio: list[Guest]) -> list[dict]:
     return [world.newest(guest) for guest in trio]
 
@@ -82,6 +116,21 @@ def test_three_guests_on_two_hosts_are_cut_at_one_moment(world: World, trio: lis
             guest.lockstep_stop()
     world.borg_check()
     assert world.journal() == []
+
+
+def test_what_is_restored_of_several_guests_is_of_one_moment(world: World, trio: list[Guest]) -> None:
+    relay = Relay(trio)
+    with relay.running():
+        before = relay.step
+        world.run("backup", "--group", "shop")
+    steps = []
+    for point in points(world, trio):
+        image = world.restore(point["archive"], "vda")["vda"]
+        assert filesystem_problems(image) == ""
+        steps.append(int(read_files(image, ["step"])["step"]))
+    print(f"steps of the three guests at the cut: {steps}, {before} before, {relay.step} after")
+    assert steps[0] >= steps[1] >= steps[2] >= steps[0] - 1, steps
+    assert before <= steps[2] < relay.step
 
 
 def test_one_whose_agent_hangs_stops_all_and_nobody_stays_frozen(world: World, trio: list[Guest]) -> None:
