@@ -86,7 +86,7 @@ def test_a_scheduled_run_needs_no_more_than_its_service_may(tmp_path, monkeypatc
         then = Wiring(config, Cancel(), Yesterday())
         then.history.follow("all", "main", "every 30 min")
         then.close()
-        text = render(values_of(load(config), user=False), user=False)[SERVICE]
+        text = render(values_of(load(config), user=False), user=False)[SERVICE].replace("%h", str(home))
         unit = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] != "#")
         done = locked_in(unit, home, tmp_path)
     wiring.close()

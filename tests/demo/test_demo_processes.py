@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from open_shop import SLOW as GUEST
+from open_shop import open_shop
 
 from vmconsole.__main__ import main
-from vmconsole.interfaces import Cancel
-from vmconsole.wiring import Wiring
 
-GUEST = "db-01"
 MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """A shop with one guest whose backup takes a while."""
-    folder = tmp_path_factory.mktemp("processes")
-    with ExitStack() as stack:
-        wiring = Wiring(None, Cancel())
-        stack.callback(wiring.close)
-        shop = stack.enter_context(wiring.demo(folder))
-        disk = shop._shop.guest(GUEST).disks[0].disk
-        disk.resize(400 * MIB)
-        noise = os.urandom(8 * MIB)
-        for at in range(120, 360, 8):
-            disk.write_many([(at * MIB, noise[at:] + noise[:at])])
-        assert main(["--config", str(shop.config_path), "repo", "init", "backup"]) == 0
-        yield str(shop.config_path)
+    with open_shop(tmp_path_factory.mktemp("processes"), slow=True) as path:
+        yield str(path)
 
 
 @pytest.fixture

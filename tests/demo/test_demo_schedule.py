@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,19 +15,18 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from open_shop import SLOW, open_shop
 from sqlalchemy import delete
 
 from vmconsole.__main__ import main
-from vmconsole.interfaces import Cancel
 from vmconsole.model.history import BackupRecord, BackupState
 from vmconsole.remote.process import identity, is_dead
 from vmconsole.state.history import StateHistory
 from vmconsole.state.store import StateStore
 from vmconsole.state.tables import backups
-from vmconsole.wiring import SystemClock, Wiring
+from vmconsole.wiring import SystemClock
 
 MIB = 1 << 20
-SLOW = "db-01"
 GROUPS = """
 [groups.all]
 guests = ["web-01", "db-01", "build-07", "wiki-01"]
@@ -100,19 +98,7 @@ def until(process: subprocess.Popen[str], kind: str, **wanted: object) -> dict:
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("schedule")
-    with ExitStack() as stack:
-        wiring = Wiring(None, Cancel())
-        stack.callback(wiring.close)
-        shop = stack.enter_context(wiring.demo(folder))
-        disk = shop._shop.guest(SLOW).disks[0].disk
-        disk.resize(400 * MIB)
-        noise = os.urandom(8 * MIB)
-        for at in range(120, 360, 8):
-            disk.write_many([(at * MIB, noise[at:] + noise[:at])])
-        config = shop.config_path
-        head, _, _ = config.read_text().partition("[groups.")
-        config.write_text(head + GROUPS)
-        assert main(["--config", str(config), "repo", "init", "backup"]) == 0
+    with open_shop(folder, GROUPS, slow=True) as config:
         yield folder, config
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
 
 import pytest
+from open_shop import open_shop
 
 from vmconsole.__main__ import main
-from vmconsole.interfaces import Cancel
-from vmconsole.wiring import Wiring
 
 GROUPS = """
 [groups.trio]
@@ -30,14 +28,7 @@ together = true
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("together")
-    with ExitStack() as stack:
-        wiring = Wiring(None, Cancel())
-        stack.callback(wiring.close)
-        path = stack.enter_context(wiring.demo(folder)).config_path
-        head, _, _ = path.read_text().partition("[groups.")
-        path.write_text(head + GROUPS)
-        assert main(["--config", str(path), "repo", "init", "backup"]) == 0
+    with open_shop(tmp_path_factory.mktemp("together"), GROUPS) as path:
         yield str(path)
 
 

@@ -17,6 +17,7 @@ from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, HostUnreachable
 from vmconsole.model.guest import Disk, Guest, HostInventory
 from vmconsole.model.point import RestorePoint
+from vmconsole.runs.alerts import unprotected
 
 HELP = "list hosts, guests and disks"
 _FRESH_SECONDS = 60
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
     output.document(inventory_document(seen, groups, last, when))
     for host in seen:
         _show(host, when.get(host.name), groups, last, services, output)
-    _tell_unprotected(seen, groups, output)
+    _tell_unprotected(seen, services, output)
     return HostUnreachable.exit_code if any(not host.reachable for host in seen) else EXIT_DONE
 
 
@@ -65,8 +66,9 @@ def _seen(hosts: list[str], services: Services, output: Output, *, refresh: bool
     return look(services, output, names) if names else []
 
 
-def _tell_unprotected(seen: list[HostInventory], groups: dict[str, list[str]], output: Output) -> None:
-    count = sum(not groups[guest.uuid] for host in seen for guest in host.guests)
+def _tell_unprotected(seen: list[HostInventory], services: Services, output: Output) -> None:
+    groups = services.config.groups()
+    count = sum(unprotected(guest, groups) for host in seen for guest in host.guests)
     if count and not output.json:
         what = "1 guest is" if count == 1 else f"{count} guests are"
         output.note(f"! {what} in no group. Make one, as in: vmconsole group add all --host '*'", "yellow")
@@ -134,7 +136,7 @@ def _row(
     guest: Guest, host: HostInventory, groups: list[str], last: RestorePoint | None, services: Services
 ) -> tuple[Cell, ...]:
     return (
-        "✓ yes" if groups else "! no",
+        "✓ yes" if groups else "! no" if unprotected(guest, services.config.groups()) else "– left out",
         guest.name,
         *([guest.node] if len(host.nodes) > 1 else []),
         "template" if guest.template else guest.state.value,

@@ -7,7 +7,7 @@ import os
 import pwd
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -30,10 +30,12 @@ _PLACEHOLDER = re.compile(r"@[A-Z]+@")
 class Values:
     """What the units depend on.
 
+    home: of whom it runs as; what is below it is written as systemd's %h.
     program: the words that start vmconsole, the first an absolute path. made: folders that must be there
     before it starts. writable: what it may write to besides. credentials: name and file.
     """
 
+    home: Path
     program: Sequence[str]
     config: Path
     state: Path
@@ -48,6 +50,7 @@ def values_of(config: Config, *, user: bool) -> Values:
     store = home / ".config/credstore" if user else Path("/etc/credstore")
     metrics = config.notify.metrics
     return Values(
+        home,
         program(),
         config.path,
         config.state_dir,
@@ -74,9 +77,11 @@ def render(values: Values, *, user: bool) -> dict[str, str]:
     filled = {
         "EXEC": " ".join([_program(values.program[0]), *map(_argument, values.program[1:])]),
         "CONFIG": _argument(str(values.config)),
-        "MADE": " ".join(_argument(str(path)) for path in values.made),
+        "MADE": " ".join(_place(path, values.home, _argument) for path in values.made),
         "TMPDIR": _word(f"TMPDIR={values.state}"),
-        "WRITABLE": " ".join(_word(f"-{path}") for path in _distinct([*values.made, *values.writable])),
+        "WRITABLE": " ".join(
+            _place(path, values.home, _word, "-") for path in _distinct([*values.made, *values.writable])
+        ),
         "CREDENTIALS": "\n".join(
             f"LoadCredential={_word(f'{name}:{path}')}" for name, path in values.credentials.items()
         )
@@ -122,6 +127,14 @@ def _word(text: str) -> str:
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def _place(path: Path, home: Path, write: Callable[[str], str], before: str = "") -> str:
+    """A path as a word; below the home folder with the specifier that stands for it."""
+    if not path.is_relative_to(home) or path == home:
+        return write(f"{before}{path}")
+    word = write(f"{before}/{path.relative_to(home)}")
+    return word.replace(f"{before}/", f"{before}%h/", 1)
 
 
 def _program(path: str) -> str:

@@ -594,8 +594,8 @@ def test_group_show(world):
 
 def test_inventory_marks_unprotected_guests(world):
     said = world.call("inventory")
-    assert [line.split("\t")[0] for line in said.lines[2:]] == ["✓ yes", "! no", "! no"]
-    assert "2 guests are in no group" in said.err
+    assert [line.split("\t")[0] for line in said.lines[2:]] == ["✓ yes", "– left out", "! no"]
+    assert "1 guest is in no group" in said.err
     hosts = world.call("inventory", "--json").document["hosts"]
     assert [guest["groups"] for guest in hosts[0]["guests"]] == [["daily"], [], []]
 

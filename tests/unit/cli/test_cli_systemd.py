@@ -16,11 +16,13 @@ from vmconsole.config.load import load
 from vmconsole.errors import ConfigError
 
 PACKAGED = Path(__file__).resolve().parents[3] / "packaging/systemd"
+HOME = Path("/home/of/root")
 USUAL = Values(
+    HOME,
     ["/usr/local/bin/vmconsole"],
     Path("/etc/vmconsole/config.toml"),
     Path("/var/lib/vmconsole"),
-    [Path("/var/lib/vmconsole"), Path("/root/.config/borg"), Path("/root/.cache/borg")],
+    [Path("/var/lib/vmconsole"), HOME / ".config/borg", HOME / ".cache/borg"],
     [Path("/srv/backup/vms")],
     {},
 )
@@ -75,9 +77,9 @@ def test_systemd_understands_them(tmp_path, user):
     odd.mkdir()
     program = tmp_path / "python $HOME %n"
     program.symlink_to(sys.executable)
-    values = Values(
-        [str(program), "-m", "vmconsole"], odd / "c.toml", odd, [odd], [odd / "r"], {"main": odd / "secret"}
-    )
+    start = [str(program), "-m", "vmconsole"]
+    made = [odd, HOME / "50%/borg"]
+    values = Values(HOME, start, odd / "c.toml", odd, made, [odd / "r"], {"main": odd / "secret"})
     files = []
     for name, text in render(values, user=user).items():
         files.append(tmp_path / name)

@@ -57,6 +57,7 @@ def test_state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.state_dir == tmp_path / "memory"
     assert config.known_hosts == tmp_path / "memory/known_hosts"
     without = parse(tmp_path / "config.toml", b"")
+    monkeypatch.setattr("vmconsole.config.settings.default_state_dir", paths.default_state_dir)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert without.state_dir == Path("/var/lib/vmconsole")
     assert paths.new_config(environ={}) == paths.SYSTEM_CONFIG

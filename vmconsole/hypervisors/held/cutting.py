@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vmconsole.errors import VmconsoleError
+from vmconsole.hypervisors.held.line import GuardLine
 from vmconsole.interfaces import Together
 
 Phase = Callable[[str, float | None], None]
@@ -28,14 +29,41 @@ class CutReport:
 
 
 class Cutting:
-    """Hears the guard's words one after another, until `ready` or `failed`, which are the caller's."""
+    """Hears what a guard answers to `cut`. together: the guests that are cut at the same moment."""
 
-    def __init__(self, phase: Phase) -> None:
+    def __init__(self, phase: Phase, together: Together | None = None) -> None:
         self.report = CutReport()
         self._phase = phase
+        self._together = together
         self._froze = 0.0
 
-    def meet(self, send: Callable[[str], None], together: Together) -> VmconsoleError | None:
+    def follow(
+        self,
+        line: GuardLine,
+        seconds: float,
+        refused: Callable[[str], VmconsoleError],
+        other: Callable[[str, str], None] | None = None,
+    ) -> CutReport:
+        """To the end. seconds: between two answers. refused: what `failed` and its text mean. other: hears the
+        words that are not about freeze, cut, and thaw. Raises NotTogether, what refused returns, HostUnreachable.
+        """
+        apart: VmconsoleError | None = None
+        while True:
+            word, rest = line.answer(seconds)
+            if word == "ready":
+                return self.report
+            if word == "failed":
+                raise apart or refused(rest)
+            if word == "waiting" and self._together is not None:
+                apart = self._meet(line.send, self._together)
+                continue
+            if other is not None:
+                other(word, rest)
+            self._hear(word, rest)
+            if word == "cut" and self._together is not None:
+                self._together.cut()
+
+    def _meet(self, send: Callable[[str], None], together: Together) -> VmconsoleError | None:
         """The guard waits, with the guest frozen or not, for the others to be as far; tell it to go on.
 
         Returns why not: the guard then thaws and answers `failed`.
@@ -52,7 +80,7 @@ class Cutting:
         send("go")
         return None
 
-    def hear(self, word: str, rest: str) -> None:
+    def _hear(self, word: str, rest: str) -> None:
         if word == "freezing":
             self._phase("freeze", None)
         elif word == "froze":

@@ -103,20 +103,8 @@ class Guard:
         """
         with self._line.lock:
             self._line.send(f"cut{' together' if together else ''}\n{backup}\n{checkpoint}")
-            cutting = self._cutting = Cutting(phase)
-            apart: VmconsoleError | None = None
-            while True:
-                word, rest = self._line.answer(_CUT_SECONDS)
-                if word == "ready":
-                    return cutting.report
-                if word == "failed":
-                    raise apart or self._refused(rest)
-                if word == "waiting" and together is not None:
-                    apart = cutting.meet(self._line.send, together)
-                    continue
-                cutting.hear(word, rest)
-                if word == "cut" and together is not None:
-                    together.cut()
+            self._cutting = Cutting(phase, together)
+            return self._cutting.follow(self._line, _CUT_SECONDS, self._refused)
 
     def check(self) -> None:
         """Raise OutOfSpace or GuestStopped when the guard said so, HostUnreachable when it is gone."""

@@ -20,7 +20,6 @@ from vmconsole.errors import (
     HostError,
     HostUnreachable,
     OutOfSpace,
-    VmconsoleError,
 )
 from vmconsole.hypervisors.held.cutting import CutReport, Cutting, Phase
 from vmconsole.hypervisors.held.line import GuardLine
@@ -97,26 +96,17 @@ class Guard:
         self, steps: Sequence[Step], phase: Phase, together: Together | None = None
     ) -> tuple[CutReport, dict[str, Any]]:
         """Freeze, carry the steps out, thaw. Raises BackupFailed, GuestBusy, NotTogether."""
-        apart: VmconsoleError | None = None
+        results: dict[str, Any] = {}
+
+        def keep(word: str, rest: str) -> None:
+            if word == "result":
+                name, _, value = rest.partition(" ")
+                results[name] = parse_json(value)
+
         with self._line.lock:
             self._line.send(("meet " if together else "cut ") + json.dumps(steps, separators=(",", ":")))
-            cutting = self._cutting = Cutting(phase)
-            results: dict[str, Any] = {}
-            while True:
-                word, rest = self._line.answer(_CUT_SECONDS)
-                if word == "ready":
-                    return cutting.report, results
-                if word == "failed":
-                    raise apart or self._refused(rest)
-                if word == "result":
-                    name, _, value = rest.partition(" ")
-                    results[name] = parse_json(value)
-                if word == "waiting" and together is not None:
-                    apart = cutting.meet(self._line.send, together)
-                    continue
-                cutting.hear(word, rest)
-                if word == "cut" and together is not None:
-                    together.cut()
+            self._cutting = Cutting(phase, together)
+            return self._cutting.follow(self._line, _CUT_SECONDS, self._refused, keep), results
 
     def check(self) -> None:
         """Raise OutOfSpace or GuestStopped when the guard said so, HostUnreachable when it is gone."""
