@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from vmconsole.cli.fleet import ConfiguredFleet, capacity_of
@@ -12,7 +12,7 @@ from vmconsole.cli.output import Output
 from vmconsole.cli.schedule_plan import show_plan
 from vmconsole.cli.services import Services
 from vmconsole.cli.telling import ping, tell
-from vmconsole.errors import EXIT_DONE, UsageError
+from vmconsole.errors import EXIT_DONE, Cancelled, UsageError, VmconsoleError
 from vmconsole.interfaces import Clock
 from vmconsole.model.ledger import Vanished
 from vmconsole.model.message import Delivery
@@ -72,7 +72,7 @@ def _moment(text: str, services: Services) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=services.config.timezone)
 
 
-def _queue(services: Services, clock: Clock) -> ScheduleQueue:
+def _queue(services: Services, clock: Clock, began: Callable[[Slot], None] | None = None) -> ScheduleQueue:
     config = services.config
     seen = [found for found, _ in services.store.inventories().values()]
     return ScheduleQueue(
@@ -82,13 +82,13 @@ def _queue(services: Services, clock: Clock) -> ScheduleQueue:
         ConfiguredFleet(services),
         services.history,
         clock,
+        began=began,
     )
 
 
 def _once(services: Services, output: Output) -> int:
     services.history.note(HEARTBEAT, "once")
-    queue = _queue(services, services.clock)
-    due = queue.due()
+    due = _queue(services, services.clock).due()
     other = _other(services)
     if other is not None:
         output.document({"run": None, "due": [slot.key for slot in due]})
@@ -100,23 +100,28 @@ def _once(services: Services, output: Output) -> int:
         output.document({"run": None, "due": []})
         output.note(f"Nothing is due.{_next(services)}")
         return EXIT_DONE
-    return _carry_out(queue, due, services, output)
+    return _carry_out(due, services, output)
 
 
-def _carry_out(queue: ScheduleQueue, due: Sequence[Slot], services: Services, output: Output) -> int:
+def _carry_out(due: Sequence[Slot], services: Services, output: Output) -> int:
     outcomes: list[Outcome] = []
     pings: list[Delivery] = []
     run: str | None = None
     with output.events(services) as watcher:
         if due:
-            pings += ping(services, {slot.group.name for slot in due}, "start")
             subject = ", ".join(slot.key for slot in due)
+            queue = _queue(
+                services,
+                services.clock,
+                lambda slot: pings.extend(ping(services, {slot.group.name}, "start")),
+            )
             backups = services.runner([watcher]).work(queue, KIND, subject)
             run = backups.run
             outcomes.append(backups)
             pings += _ping_ends(services, run)
         if not services.cancel.is_set():
-            touched = {group.repository for group in services.config.groups()} if due else set()
+            records = services.history.of_run(run) if run else ()
+            touched = {record.repository for record in records if record.good}
             outcomes += prune_touched(services, watcher, touched)
             outcomes += compact_due(services, watcher)
     for error in (error for outcome in outcomes for _, error in outcome.errors):
@@ -149,22 +154,33 @@ def _loop(services: Services, output: Output) -> int:
     while True:
         fresh = services.at(services.config_path)
         try:
-            fresh.history.note(HEARTBEAT, "loop")
-            queue = _queue(fresh, fresh.clock)
-            due = queue.due()
+            wait = _turn(fresh, output)
+        except Cancelled:
+            raise
+        except VmconsoleError as error:
+            # Somebody is editing the configuration, or the disk is full: later is better than never.
+            output.error(error)
             wait = _LOOP_SECONDS
-            if _other(fresh) is None:
-                if due or due_for_compact(fresh):
-                    _carry_out(queue, due, fresh, output)
-                    wait = _REST_SECONDS
-                else:
-                    tell(fresh, output, vanished=_vanished(fresh))
-            coming = next_due(fresh.config.groups(), fresh.clock.now(), fresh.config.timezone)
-            if coming is not None:
-                wait = min(wait, max(1.0, (coming[0] - fresh.clock.now()).total_seconds()))
         finally:
             fresh.close()
         services.cancel.wait(wait)
+
+
+def _turn(services: Services, output: Output) -> float:
+    """Do what is due. Returns seconds until the next look."""
+    services.history.note(HEARTBEAT, "loop")
+    due = _queue(services, services.clock).due()
+    wait = _LOOP_SECONDS
+    if _other(services) is None:
+        if due or due_for_compact(services):
+            _carry_out(due, services, output)
+            wait = _REST_SECONDS
+        else:
+            tell(services, output, vanished=_vanished(services))
+    coming = next_due(services.config.groups(), services.clock.now(), services.config.timezone)
+    if coming is None:
+        return wait
+    return min(wait, max(1.0, (coming[0] - services.clock.now()).total_seconds()))
 
 
 def _other(services: Services) -> Run | None:

@@ -59,7 +59,7 @@ class Shift:
         self._context = context
         self._outcome = outcome
         self._writers = Writers(context, store, ledger)
-        self._ended: queues.Queue[tuple[Work, BaseException | None]] = queues.Queue()
+        self._ended: queues.Queue[tuple[Work, Sequence[_Failure] | BaseException]] = queues.Queue()
         self._running: dict[str, threading.Thread] = {}
         self._told: set[str] = set()
         self._broom = Broom(store, context)
@@ -100,7 +100,7 @@ class Shift:
         if self._queue.one_by_one:
             # In this thread, so that an interrupt ends it where it is.
             try:
-                self._carry(work)
+                self._settle(work, self._carry(work))
             finally:
                 self._queue.done(work)
             return
@@ -109,23 +109,25 @@ class Shift:
         thread.start()
 
     def _in_thread(self, work: Work) -> None:
-        error: BaseException | None = None
         try:
-            self._carry(work)
+            self._ended.put((work, self._carry(work)))
         except BaseException as caught:  # noqa: BLE001 - it is raised again in the run's thread
-            error = caught
-        self._ended.put((work, error))
+            self._ended.put((work, caught))
 
     def _reap(self) -> None:
-        """Take in what has ended, waiting for a while when nothing has."""
+        """Take in what has ended, waiting for a while when nothing has. The queue is this thread's alone."""
         try:
-            work, error = self._ended.get(timeout=_LOOK_SECONDS)
+            work, end = self._ended.get(timeout=_LOOK_SECONDS)
         except queues.Empty:
             return
         self._running.pop(work.key).join()
-        self._queue.done(work)
-        if error is not None and not isinstance(error, Cancelled):
-            raise error
+        try:
+            if not isinstance(end, BaseException):
+                self._settle(work, end)
+            elif not isinstance(end, Cancelled):
+                raise end
+        finally:
+            self._queue.done(work)
 
     def _stop(self) -> None:
         """Nothing of this run goes on behind its end; what is still under way undoes itself."""
@@ -133,16 +135,20 @@ class Shift:
             self._context.cancel.set("The run has ended.")
         for thread in self._running.values():
             thread.join()
+        while not self._ended.empty():
+            work, end = self._ended.get()
+            if not isinstance(end, BaseException):
+                self._settle(work, end, final=True)
 
     def _leave(self) -> None:
         self._paces.close()
         self._writers.close()
 
-    def _carry(self, work: Work) -> None:
-        """Raises Cancelled, and what is not a VmconsoleError."""
+    def _carry(self, work: Work) -> list[_Failure]:
+        """What of it failed. Raises Cancelled, and what is not a VmconsoleError."""
         alone = len(work.targets) == 1
         failures = [self._attempt(work.targets[0])] if alone else self._attempt_together(work)
-        self._settle(work, [failure for failure in failures if failure is not None])
+        return [failure for failure in failures if failure is not None]
 
     def _attempt_together(self, work: Work) -> list[_Failure | None]:
         """All at the same moment, else none of them; or each by itself, when the group says so."""

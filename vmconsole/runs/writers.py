@@ -18,6 +18,11 @@ class _Place:
     writer: RepositoryWriter | None = None
     id: str = ""
     broken: VmconsoleError | None = None
+    since: float = 0.0
+    """When it was found to be, by the context's clock."""
+
+
+_AGAIN_SECONDS = 600.0
 
 
 class Writers:
@@ -31,12 +36,16 @@ class Writers:
         self._lock = threading.Lock()
 
     def get(self, repository: Repository) -> tuple[RepositoryWriter, str]:
-        """The open repository and its id. Raises RepositoryError; once raised, the same each time."""
+        """The open repository and its id. Raises RepositoryError; once raised, the same for ten minutes: all the
+        guests that wanted it are not to wait for its lock one after another.
+        """
         with self._lock:
             place = self._places.setdefault(repository.name, _Place())
         with place.lock:
             if place.broken is not None:
-                raise place.broken
+                if self._context.clock.monotonic() - place.since < _AGAIN_SECONDS:
+                    raise place.broken
+                place.broken = None
             if place.writer is None:
                 self._open(place, repository)
             assert place.writer is not None
@@ -49,7 +58,7 @@ class Writers:
                 place.id = repository.id()
                 place.writer, place.stack = writer, stack.pop_all()
         except VmconsoleError as error:
-            place.broken = error
+            place.broken, place.since = error, self._context.clock.monotonic()
             raise
 
     def broken(self, repository: str) -> VmconsoleError | None:

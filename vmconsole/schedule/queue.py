@@ -66,20 +66,19 @@ class ScheduleQueue:
         clock: Clock,
         *,
         began: Callable[[Slot], None] | None = None,
-        ended: Callable[[Slot], None] | None = None,
     ) -> None:
-        """began, ended: told of each slot once, when its first work is handed out and when all is done."""
+        """began: told of each slot once, when its first work is handed out."""
         self._groups = tuple(groups)
         self._zone = zone
         self._fleet = fleet
         self._history = history
         self._clock = clock
-        self._began, self._ended = began, ended
+        self._began = began
         self._order = Order((), capacity)
         self._open: dict[str, Scheduled] = {}
         self._slots: dict[str, Slot] = {}
         self._covered: dict[str, tuple[Guest, ...]] = {}
-        self._told: set[str] = set()
+        self._told: set[tuple[str, datetime]] = set()
         self._again: set[str] = set()
         self._number = 0
         self._unreachable: list[tuple[Work, VmconsoleError]] = []
@@ -97,8 +96,8 @@ class ScheduleQueue:
             begun = self._located(begun)
         for item in begun:
             self._again.discard(item.job.key)
-            if item.slot.key not in self._told:
-                self._told.add(item.slot.key)
+            if (item.slot.key, item.slot.time) not in self._told:
+                self._told.add((item.slot.key, item.slot.time))
                 if self._began is not None:
                     self._began(item.slot)
         return [item.work for item in begun]
@@ -166,10 +165,20 @@ class ScheduleQueue:
         seen = self._fleet.look()
         self._latest = self._history.latest_good()
         for slot in new:
+            self._supersede(slot)
             self._slots[slot.key] = slot
             for item in self._scheduled(slot, seen):
                 self._open[item.work.key] = item
                 self._order.add(item.job)
+
+    def _supersede(self, slot: Slot) -> None:
+        """What still waits for an earlier time of the same schedule would do the same work twice."""
+        running = {job.key for job in self._order.running}
+        for key, item in list(self._open.items()):
+            if item.slot.key == slot.key and key not in running:
+                self._order.remove(item.job)
+                self._again.discard(key)
+                del self._open[key]
 
     @property
     def scheduled(self) -> tuple[Scheduled, ...]:
@@ -194,10 +203,6 @@ class ScheduleQueue:
             guests = self._covered.get(key, ())
             if not still_due(guests, records, (), self._clock.now() + _LATER):
                 self._history.note(f"{_SLOT}/{key}", slot.time.isoformat())
-            if key in self._told:
-                self._told.discard(key)
-                if self._ended is not None:
-                    self._ended(slot)
 
     # --- from slots to work --------------------------------------------------------------------
 

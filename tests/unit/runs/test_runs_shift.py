@@ -231,6 +231,28 @@ def test_a_stop_ends_all_that_is_under_way(lab: Lab) -> None:
     assert sorted(bag.ended) == ["1", "2"]
 
 
+def test_what_fails_while_a_stop_is_carried_out_is_remembered(lab: Lab) -> None:
+    stopped = threading.Event()
+
+    class Bug(FakeHypervisor):
+        def export(self, plan, context):
+            stopped.set()
+            raise ZeroDivisionError
+
+    class Fails(FakeHypervisor):
+        def export(self, plan, context):
+            stopped.wait(10)
+            while not context.cancel.is_set():
+                pass
+            raise GuestBusy("web is locked.")
+
+    with pytest.raises(ZeroDivisionError):
+        lab.run(
+            Bag(Work("1", (lab.target("a", Bug(Diary())),)), Work("2", (lab.target("b", Fails(Diary())),)))
+        )
+    assert dict(lab.history.states()) == {"a": BackupState.FAILED, "b": BackupState.FAILED}
+
+
 def test_a_bug_in_one_thread_is_not_lost(lab: Lab) -> None:
     broken = FakeHypervisor(Diary())
     broken.prepare = lambda export: (_ for _ in ()).throw(ZeroDivisionError())
