@@ -199,7 +199,7 @@ class Guest:
 
     def agent_program(self, *words: str) -> None:
         """Change what answers on the agent channel: real, none, hang, wake, or
-        fake freeze=hang|error freeze-delay=S thaw=hang|error|silent thaw-delay=S freeze-real=0."""
+        fake freeze=hang|error freeze-delay=S freeze-when=FILE thaw=hang|error|silent thaw-delay=S freeze-real=0."""
         self.sh(f"lab-agent {' '.join(words)} >/dev/null 2>&1")
         if words[0] in {"real", "fake", "wake"}:
             wait_for(self.agent_answers, f"the agent of {self.name}", 60)

@@ -1,6 +1,7 @@
 /*
  * speaks enough of the guest agent protocol for libvirt, and misbehaves on request:
  *   freeze-delay=S   wait before freezing          freeze=ok|hang|error
+ *   freeze-when=FILE freeze once FILE is there, deaf to what was asked meanwhile; then FILE is gone
  *   thaw-delay=S     wait before thawing           thaw=ok|hang|error|silent (thaws, never answers)
  *   freeze-real=0|1  really freeze (default 1)
  */
@@ -31,6 +32,22 @@ static void hang(void)
         pause();
 }
 
+/* Asked meanwhile: nobody waits for the answers any more, and a thaw among them must not undo the freeze. */
+static void forget_asked(int port)
+{
+    char lost[LINE];
+    struct pollfd wait = {.fd = port, .events = POLLIN};
+    while (poll(&wait, 1, 0) > 0 && read(port, lost, sizeof lost) > 0)
+        ;
+}
+
+static void wait_for_file(const char *path)
+{
+    struct timespec pause = {.tv_nsec = 50 * 1000 * 1000};
+    while (access(path, F_OK))
+        nanosleep(&pause, NULL);
+}
+
 static void reply(int port, const char *json)
 {
     write_all(port, json, strlen(json));
@@ -56,6 +73,11 @@ static void answer(int port, const char *line, int argc, char **argv)
     } else if (strstr(line, "\"guest-fsfreeze-freeze")) {
         const char *how = option(argc, argv, "freeze", "ok");
         sleep((unsigned)atoi(option(argc, argv, "freeze-delay", "0")));
+        const char *awaited = option(argc, argv, "freeze-when", "");
+        if (*awaited) {
+            wait_for_file(awaited);
+            forget_asked(port);
+        }
         if (!strcmp(how, "hang"))
             hang();
         if (!strcmp(how, "error")) {
@@ -63,6 +85,8 @@ static void answer(int port, const char *line, int argc, char **argv)
             return;
         }
         count = real ? freeze_mounts(FIFREEZE) : 1;
+        if (*awaited)
+            unlink(awaited);
         is_frozen = 1;
         snprintf(text, sizeof text, "{\"return\":%d}\n", count);
         reply(port, text);
