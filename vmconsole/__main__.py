@@ -1,4 +1,4 @@
-"""Entry point: the command line, and the exit code."""
+"""Entry point: the console or the command line, and the exit code."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vmconsole.errors import EXIT_INTERNAL, EXIT_INTERRUPTED
+
+if TYPE_CHECKING:
+    import argparse
+
+    from vmconsole.front.services import Services
 
 _NEW_OBJECTS = 50_000
 """So many between two searches for garbage in cycles, of which commands make little. Python's 700 cost a
@@ -29,10 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vmconsole.cli.main import main as command_line
         from vmconsole.cli.streams import open_missing
         from vmconsole.interfaces import Cancel
-        from vmconsole.wiring import Wiring
+        from vmconsole.wiring.services import Wiring
 
         open_missing()
-        return command_line(words, lambda config: Wiring(Path(config) if config else None, Cancel()))
+        return command_line(
+            words, lambda config: Wiring(Path(config) if config else None, Cancel()), _console
+        )
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a message
@@ -41,6 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is None:
             # The process ends here: what there is need not be searched for garbage once more.
             gc.freeze()
+
+
+def _console(services: Services, args: argparse.Namespace) -> int:
+    from vmconsole.tui.start import run
+
+    return run(
+        services, read_only=args.read_only, theme=args.theme, ascii_only=args.ascii, mouse=not args.no_mouse
+    )
 
 
 def _bug(error: Exception, *, as_json: bool) -> int:

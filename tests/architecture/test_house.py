@@ -33,7 +33,10 @@ def test_every_room_says_what_it_holds_and_nothing_else():
     ("module", "unwanted"),
     [
         ("vmconsole.cli.main", {"textual", "paramiko", "sqlalchemy", "borg", "requests", "apprise"}),
-        ("vmconsole.wiring", {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests", "apprise"}),
+        (
+            "vmconsole.wiring.services",
+            {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests", "apprise"},
+        ),
         (
             "vmconsole.runs.runner",
             {"textual", "rich", "paramiko", "sqlalchemy", "borg", "requests", "apprise"},

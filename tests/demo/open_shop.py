@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vmconsole.__main__ import main
 from vmconsole.interfaces import Cancel
-from vmconsole.wiring import Wiring
+from vmconsole.wiring.services import Wiring
 
 SLOW = "db-01"
 _MIB = 1 << 20

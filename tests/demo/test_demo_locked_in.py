@@ -21,7 +21,8 @@ from vmconsole.cli import unit_files
 from vmconsole.cli.unit_files import SERVICE, render, values_of
 from vmconsole.config.load import load
 from vmconsole.interfaces import Cancel
-from vmconsole.wiring import SystemClock, Wiring
+from vmconsole.wiring.clock import SystemClock
+from vmconsole.wiring.services import Wiring
 
 GROUPS = """
 [groups.all]

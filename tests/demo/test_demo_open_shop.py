@@ -9,7 +9,7 @@ import pytest
 
 from vmconsole.__main__ import main
 from vmconsole.interfaces import Cancel
-from vmconsole.wiring import Wiring
+from vmconsole.wiring.services import Wiring
 
 QUOTED = 'files "old" [archive]'
 

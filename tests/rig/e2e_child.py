@@ -25,7 +25,7 @@ from vmconsole.__main__ import main
 from vmconsole.events import Event, EventSink
 from vmconsole.runs.runner import Runner
 from vmconsole.schedule import queue
-from vmconsole.wiring import Wiring
+from vmconsole.wiring.services import Wiring
 
 HOLD_AT_MOST = 90.0
 

@@ -11,7 +11,7 @@ from vmconsole.remote.process import identity, is_dead
 from vmconsole.state.history import StateHistory
 from vmconsole.state.store import StateStore
 from vmconsole.state.tables import backups
-from vmconsole.wiring import SystemClock
+from vmconsole.wiring.clock import SystemClock
 
 GROUP = "nightly"
 RULE = "every 30 min"

@@ -12,11 +12,9 @@ from typing import Any
 
 from vmconsole.cli.detached import start_in_background
 from vmconsole.cli.documents import plan_document
-from vmconsole.cli.fleet import capacity_of
 from vmconsole.cli.format import size
 from vmconsole.cli.output import Cell, Output
 from vmconsole.cli.selection import group_guests, reachable_guests, seen_points, targets
-from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
 from vmconsole.errors import (
     EXIT_DONE,
@@ -26,6 +24,8 @@ from vmconsole.errors import (
     UsageError,
     VmconsoleError,
 )
+from vmconsole.front.fleet import capacity_of
+from vmconsole.front.services import Services
 from vmconsole.model.guest import Guest, HostInventory
 from vmconsole.runs.names import find_guest
 from vmconsole.runs.outcome import Outcome

@@ -7,9 +7,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from vmconsole.cli.services import Services
 from vmconsole.config.settings import Config
 from vmconsole.errors import ConfigError
+from vmconsole.front.services import Services
 
 
 def add(services: Services, section: str, name: str, values: dict[str, Any], *, save: bool = True) -> Config:

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Iterable
 from typing import Any
 
-from vmconsole.cli.describe import points_text
 from vmconsole.cli.format import duration, size
 from vmconsole.cli.output import Output
 from vmconsole.cli.prune import repositories
 from vmconsole.cli.selection import seen_points
-from vmconsole.cli.services import Services
 from vmconsole.errors import EXIT_DONE, VmconsoleError
+from vmconsole.front.describe import points_text
+from vmconsole.front.services import Services
 from vmconsole.model.ledger import Vanished
 from vmconsole.model.point import RestorePoint, iso
 from vmconsole.runs.compact import Due, cutoff, due, run_compact

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 
 from vmconsole.cli.output import Output
-from vmconsole.cli.services import Services
 from vmconsole.errors import EXIT_DONE
+from vmconsole.front.services import Services
 
 HELP = "print a shell completion script"
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from vmconsole.cli.format import duration, size
 from vmconsole.cli.output import Output
 from vmconsole.cli.selection import all_points, reachable_guests, targets
-from vmconsole.cli.services import DemoShop, Services
 from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, EXIT_WARNINGS, UsageError
+from vmconsole.front.services import DemoShop, Services
 from vmconsole.model.point import RestorePoint
 
 HELP = "try everything on a small shop that ships with vmconsole"

@@ -12,9 +12,9 @@ from datetime import timedelta
 from vmconsole.cli.notify import delivery_document, show_deliveries
 from vmconsole.cli.output import Output
 from vmconsole.cli.parser import at_least_one
-from vmconsole.cli.services import Services
-from vmconsole.cli.shop import shop_of, spaces_of
 from vmconsole.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from vmconsole.front.services import Services
+from vmconsole.front.shop import shop_of, spaces_of
 from vmconsole.model.point import iso
 
 HELP = "how the last week was, and what comes next"

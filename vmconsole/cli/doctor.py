@@ -7,10 +7,10 @@ import argparse
 from vmconsole.cli import findings
 from vmconsole.cli.findings import Finding
 from vmconsole.cli.output import Output
-from vmconsole.cli.parallel import together
 from vmconsole.cli.selection import listed
-from vmconsole.cli.services import Services
 from vmconsole.errors import EXIT_DONE, EXIT_FAILED, EXIT_WARNINGS
+from vmconsole.front.parallel import together
+from vmconsole.front.services import Services
 from vmconsole.model.guest import Check
 from vmconsole.model.run import JournalEntry
 from vmconsole.runs.cleanup import clean, dead_entries

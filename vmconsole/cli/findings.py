@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmconsole.cli.output import Output
-from vmconsole.cli.parallel import together
-from vmconsole.cli.services import Services
-from vmconsole.cli.shop import shop_of
 from vmconsole.errors import EXIT_DONE, EXIT_FAILED, VmconsoleError
+from vmconsole.front.parallel import together
+from vmconsole.front.services import Services
+from vmconsole.front.shop import shop_of
 from vmconsole.model.alert import AlertKind
 from vmconsole.model.guest import Check
 

@@ -15,10 +15,10 @@ from vmconsole.cli import changing, group_options, group_view
 from vmconsole.cli.format import age
 from vmconsole.cli.output import Cell, Output
 from vmconsole.cli.selection import reachable_guests
-from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
 from vmconsole.config.settings import Config
 from vmconsole.errors import EXIT_DONE, HostUnreachable, UsageError
+from vmconsole.front.services import Services
 from vmconsole.model.group import Group
 
 HELP = "add, list, show, edit and remove groups"

@@ -16,9 +16,7 @@ from typing import Any
 from vmconsole.cli import changing, findings
 from vmconsole.cli.documents import key_document
 from vmconsole.cli.output import Output
-from vmconsole.cli.parallel import together
 from vmconsole.cli.selection import listed
-from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
 from vmconsole.errors import (
     EXIT_DONE,
@@ -29,6 +27,8 @@ from vmconsole.errors import (
     UsageError,
     VmconsoleError,
 )
+from vmconsole.front.parallel import together
+from vmconsole.front.services import Services
 from vmconsole.interfaces import HostKey
 from vmconsole.model.group import Selector
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vmconsole.cli.services import Services
 from vmconsole.config.when import parse_when
 from vmconsole.errors import VmconsoleError
 from vmconsole.events import EventSink
+from vmconsole.front.services import Services
 from vmconsole.model.calendar import newest_time
 from vmconsole.model.message import Delivery
 from vmconsole.runs.compact import run_compact

@@ -17,8 +17,8 @@ from pathlib import Path
 from vmconsole.cli import changing, init_systemd
 from vmconsole.cli.output import Output
 from vmconsole.cli.repo import full_location, open_or_make
-from vmconsole.cli.services import Services
 from vmconsole.errors import EXIT_DONE, ConfigError, UsageError
+from vmconsole.front.services import Services
 
 HELP = "first steps: configuration, repository, first host"
 _REPOSITORY = "main"

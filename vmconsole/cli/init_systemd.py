@@ -13,7 +13,6 @@ from enum import Enum
 from pathlib import Path
 
 from vmconsole.cli.output import Output
-from vmconsole.cli.services import Services, Systemd
 from vmconsole.cli.unit_files import (
     SERVICE,
     SYSTEM_FOLDER,
@@ -25,6 +24,7 @@ from vmconsole.cli.unit_files import (
     values_of,
 )
 from vmconsole.errors import EXIT_DONE, EXIT_WARNINGS, ConfigError, UsageError, VmconsoleError
+from vmconsole.front.services import Services, Systemd
 
 _RELOAD = ("daemon-reload",)
 _START = (_RELOAD, ("enable", "--now", TIMER))

@@ -12,9 +12,9 @@ from vmconsole.cli.documents import inventory_document
 from vmconsole.cli.format import age, size
 from vmconsole.cli.output import Cell, Output
 from vmconsole.cli.selection import listed, look
-from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, HostUnreachable
+from vmconsole.front.services import Services
 from vmconsole.model.guest import Disk, Guest, HostInventory
 from vmconsole.model.point import RestorePoint
 from vmconsole.runs.alerts import unprotected

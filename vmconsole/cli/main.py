@@ -6,15 +6,17 @@ import argparse
 import importlib
 import re
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from vmconsole import __version__
 from vmconsole.cli.output import Output
 from vmconsole.cli.parser import Parser
-from vmconsole.cli.services import Services
 from vmconsole.cli.signals import interruptible
+from vmconsole.config.console_schema import THEMES
 from vmconsole.errors import Cancelled, UsageError, VmconsoleError
+from vmconsole.front.services import Services
 
 # In the order of `vmconsole --help`. Each has a module of its name (a dash is an underscore there) with HELP,
 # configure(parser), run(args, services, output).
@@ -49,10 +51,15 @@ First time here? Look around with `vmconsole demo`, begin with `vmconsole init`.
 """
 
 
-def main(argv: Sequence[str], connect: Callable[[str | None], Services]) -> int:
+def main(
+    argv: Sequence[str],
+    connect: Callable[[str | None], Services],
+    console: Callable[[Services, argparse.Namespace], int] | None = None,
+) -> int:
     """Carry out one command line; returns the exit code.
 
     connect: makes the services for the configuration file that --config names, or for the default one.
+    console: shows the interactive console until it is left; returns the exit code.
     """
     try:
         args = parse(argv)
@@ -63,12 +70,20 @@ def main(argv: Sequence[str], connect: Callable[[str | None], Services]) -> int:
         return output.finish(error.exit_code)
     except SystemExit as done:
         return Output().finish(int(done.code or 0))
-    with interruptible():
-        services = connect(args.config)
-        try:
+    services = connect(args.config)
+    try:
+        if console and args.verb is None and not args.run_schedule and _has_terminal(args):
+            return console(services, args)
+        with interruptible():
             return run(args, services)
-        finally:
-            services.close()
+    finally:
+        services.close()
+
+
+def _has_terminal(args: argparse.Namespace) -> bool:
+    """Whether the console can be shown. What belongs to --run-schedule is told by run() where it is wrong."""
+    asked = args.schedule_loop or args.schedule_plan or args.schedule_at or args.json
+    return not asked and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -79,7 +94,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def build_parser() -> Parser:
     parser = Parser(
         prog="vmconsole",
-        description="Back up the guests of Proxmox VE and KVM/libvirt hosts over SSH into Borg.",
+        description="Back up the guests of Proxmox VE and KVM/libvirt hosts over SSH into Borg. "
+        "Without a command: the console.",
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"vmconsole {__version__}")
@@ -105,6 +121,17 @@ def build_parser() -> Parser:
         metavar="TIME",
         help='with --dry-run: the plan at another time, such as "2026-12-24 22:00"',
     )
+    looks = parser.add_argument_group("the console")
+    looks.add_argument("--read-only", action="store_true", help="nothing can be changed, started or stopped")
+    looks.add_argument(
+        "--theme",
+        choices=THEMES,
+        default="",
+        metavar="NAME",
+        help="dark, light, colour-blind, or the terminal's own colours (ansi)",
+    )
+    looks.add_argument("--ascii", action="store_true", help="no characters beyond ASCII in states and bars")
+    looks.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
     _common(parser, top=True)
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND")
     for name in VERBS:
@@ -165,7 +192,7 @@ def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace, Services
         return importlib.import_module("vmconsole.cli.run_schedule").run  # type: ignore[no-any-return]
     if args.verb is None:
         raise UsageError(
-            "The interactive console is not part of this version; every task has a command.",
+            "The console needs a terminal; every task has a command as well.",
             hint="All commands: vmconsole --help\nFirst time here? Look around with vmconsole demo, "
             "begin with vmconsole init",
         )

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from vmconsole.cli.output import Output
-from vmconsole.cli.parallel import together
-from vmconsole.cli.services import Services
-from vmconsole.cli.shop import shop_of
 from vmconsole.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from vmconsole.front.parallel import together
+from vmconsole.front.services import Services
+from vmconsole.front.shop import shop_of
 from vmconsole.interfaces import Channel
 from vmconsole.model.alert import Alert
 from vmconsole.model.message import Delivery, Message

@@ -15,7 +15,6 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from vmconsole.cli.describe import describe, describe_in_full, event_from, indented, unknown
 from vmconsole.cli.format import visible
 from vmconsole.cli.jsontext import json_text
 from vmconsole.cli.signals import STOPPING, clean_stop
@@ -23,6 +22,7 @@ from vmconsole.cli.streams import Sturdy
 from vmconsole.cli.table import Column, layout
 from vmconsole.errors import EXIT_FAILED, VmconsoleError
 from vmconsole.events import Event, GuestFailed, PointMade, Restored, Throttled, Waiting, Warned
+from vmconsole.front.describe import describe, describe_in_full, event_from, indented, unknown
 from vmconsole.interfaces import Cancel, Clock
 from vmconsole.model.point import iso
 

@@ -13,8 +13,8 @@ import argparse
 
 from vmconsole.cli.output import Output
 from vmconsole.cli.selection import choose_point, seen_points
-from vmconsole.cli.services import Services
 from vmconsole.errors import EXIT_DONE, VmconsoleError
+from vmconsole.front.services import Services
 from vmconsole.model.point import RestorePoint
 from vmconsole.runs.looking import Memory
 from vmconsole.runs.pins import run_pins

@@ -16,9 +16,9 @@ from vmconsole.cli.format import duration, size
 from vmconsole.cli.output import Output
 from vmconsole.cli.parser import did_you_mean
 from vmconsole.cli.selection import group_points, seen_points
-from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, PointNotFound
+from vmconsole.front.services import Services
 from vmconsole.model.ledger import Mark
 from vmconsole.model.point import RestorePoint
 from vmconsole.runs.names import points_of

@@ -15,7 +15,6 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from vmconsole.cli.describe import held
 from vmconsole.cli.format import countdown, progress_size, size, visible
 from vmconsole.cli.meter import Meter
 from vmconsole.cli.signals import STOPPING
@@ -32,6 +31,7 @@ from vmconsole.events import (
     Throttled,
     Waiting,
 )
+from vmconsole.front.describe import held
 
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _TURNS_PER_SECOND = 4

@@ -16,13 +16,13 @@ import argparse
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vmconsole.cli.describe import points_text
 from vmconsole.cli.format import duration
 from vmconsole.cli.output import Output
 from vmconsole.cli.selection import seen_points
-from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, UsageError, VmconsoleError
+from vmconsole.front.describe import points_text
+from vmconsole.front.services import Services
 from vmconsole.model.point import iso
 from vmconsole.runs.looking import Memory
 from vmconsole.runs.prune import Plan, judge, plan_of, run_prune

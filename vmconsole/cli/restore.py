@@ -16,8 +16,8 @@ from pathlib import Path
 from vmconsole.cli.format import size
 from vmconsole.cli.output import Output
 from vmconsole.cli.selection import choose_point, seen_points
-from vmconsole.cli.services import Services
 from vmconsole.errors import EXIT_DONE, Cancelled, GuestExists, RestoreFailed, UsageError
+from vmconsole.front.services import Services
 from vmconsole.interfaces import Context, GuestRestore, RepositoryReader
 from vmconsole.model.point import TAR, DiskPoint, RestorePoint
 from vmconsole.runs.looking import reading

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from vmconsole.cli.fleet import ConfiguredFleet, capacity_of
 from vmconsole.cli.housekeeping import compact_due, due_for_compact, prune_touched, troubles_of
 from vmconsole.cli.output import Output
 from vmconsole.cli.schedule_plan import show_plan
-from vmconsole.cli.services import Services
 from vmconsole.cli.telling import ping, tell
 from vmconsole.errors import EXIT_DONE, Cancelled, UsageError, VmconsoleError
+from vmconsole.front.fleet import ConfiguredFleet, capacity_of
+from vmconsole.front.services import Services
 from vmconsole.interfaces import Clock
 from vmconsole.model.ledger import Vanished
 from vmconsole.model.message import Delivery

@@ -14,9 +14,9 @@ from vmconsole.cli.documents import run_document
 from vmconsole.cli.format import duration
 from vmconsole.cli.output import Output
 from vmconsole.cli.parser import at_least_one
-from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from vmconsole.front.services import Services
 from vmconsole.model.run import Run, RunState
 
 HELP = "history, log and progress of runs"

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from vmconsole.cli.documents import plan_document
-from vmconsole.cli.fleet import capacity_of
 from vmconsole.cli.format import duration, size
 from vmconsole.cli.output import Cell, Output
 from vmconsole.cli.selection import all_points
-from vmconsole.cli.services import Services
 from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, EXIT_FAILED, VmconsoleError
+from vmconsole.front.fleet import capacity_of
+from vmconsole.front.services import Services
 from vmconsole.interfaces import Clock, ExportPlan
 from vmconsole.runs.runner import forecast
 from vmconsole.schedule.due import next_due

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vmconsole.cli.output import Output
-from vmconsole.cli.parallel import together
-from vmconsole.cli.services import Services
-from vmconsole.errors import RepositoryLocked, VmconsoleError
+from vmconsole.errors import RepositoryLocked
+from vmconsole.front.hosts import ask_hosts
+from vmconsole.front.services import Services
 from vmconsole.interfaces import Repository
-from vmconsole.model.guest import Guest, HostInventory, HostKind
+from vmconsole.model.guest import Guest, HostInventory
 from vmconsole.model.ledger import Mark
 from vmconsole.model.point import RestorePoint
 from vmconsole.runs.looking import LOCK_PATIENCE, Memory, live_marks, remember
@@ -25,23 +25,6 @@ def look(services: Services, output: Output, hosts: Iterable[str] = ()) -> list[
     names = list(hosts) or list(services.config.hosts)
     with output.busy(f"Asking {listed(names)} …"):
         return ask_hosts(services, names)
-
-
-def ask_hosts(services: Services, names: Iterable[str]) -> list[HostInventory]:
-    """As look(), without a word."""
-
-    def ask(name: str) -> HostInventory:
-        try:
-            found = services.hypervisor(name).inventory()
-        except VmconsoleError as error:
-            kind = HostKind(services.config.host(name).kind)
-            return HostInventory(name, kind, reachable=False, error=error.message, failure=error)
-        services.store.save_inventory(found, services.clock.now())
-        return found
-
-    # The store's library takes as long to load as a host to answer.
-    asked = together(lambda name: ask(name) if name else services.store, [*names, ""])
-    return [found for found in asked if isinstance(found, HostInventory)]
 
 
 def reachable_guests(services: Services, output: Output) -> tuple[list[Guest], list[HostInventory]]:

@@ -7,8 +7,8 @@ import argparse
 from vmconsole.cli.documents import run_document
 from vmconsole.cli.output import Output
 from vmconsole.cli.runs import find_run
-from vmconsole.cli.services import Services
 from vmconsole.errors import EXIT_DONE, VmconsoleError
+from vmconsole.front.services import Services
 from vmconsole.model.run import Run, RunState
 
 HELP = "stop a run cleanly"

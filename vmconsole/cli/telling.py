@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from vmconsole.cli.output import Output
-from vmconsole.cli.parallel import together
-from vmconsole.cli.services import Services
-from vmconsole.cli.shop import shop_of, spaces_of
+from vmconsole.front.parallel import together
+from vmconsole.front.services import Services
+from vmconsole.front.shop import shop_of, spaces_of
 from vmconsole.model.ledger import Vanished
 from vmconsole.model.message import Delivery
 from vmconsole.runs.reporting import report_alerts

@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from vmconsole.cli.describe import points_text
 from vmconsole.cli.output import Output
 from vmconsole.cli.selection import Found, seen_points
-from vmconsole.cli.services import Services
 from vmconsole.errors import EXIT_DONE, PointNotFound, UsageError
+from vmconsole.front.describe import points_text
+from vmconsole.front.services import Services
 from vmconsole.runs.names import find_point
 from vmconsole.runs.prune import governed, plan_of
 

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
+from vmconsole.config.console_schema import ConsoleConfig
 from vmconsole.config.host_schema import HostConfig
 from vmconsole.config.plan_schema import (
     KeepConfig,
@@ -233,6 +234,8 @@ class FileConfig(BaseModel):
     """How much backups may ask at the same time."""
     notify: NotifyConfig = NotifyConfig()
     """Alerts, digests and metrics."""
+    console: ConsoleConfig = ConsoleConfig()
+    """How the console looks, and what it may do."""
 
     @field_validator("timezone")
     @classmethod

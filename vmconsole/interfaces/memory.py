@@ -35,6 +35,10 @@ class RunStore(Protocol):
         """(sequence, time, document) with sequence > after, in order."""
         ...
 
+    def stamp(self) -> str:
+        """Another text whenever something else would be read here or in the History; progress does not count."""
+        ...
+
     def journal(self, run: str) -> Journal: ...
 
     def open_entries(self) -> list[JournalEntry]:

@@ -22,7 +22,7 @@ from vmconsole.state.codec import inventory_from, inventory_text
 from vmconsole.state.engine import Database, open_database
 from vmconsole.state.journal import RunJournal, entry_from
 from vmconsole.state.migrations import migrate
-from vmconsole.state.tables import events, inventories, journal, points, runs, to_moment, to_number
+from vmconsole.state.tables import backups, events, inventories, journal, points, runs, to_moment, to_number
 from vmconsole.state.throttle import Throttle
 
 _PROGRESS = "disk_progress"
@@ -217,6 +217,24 @@ class StateStore:
                 .order_by(events.c.sequence)
             ).all()
         return [(row.sequence, to_moment(row.time), json.loads(row.document)) for row in rows]
+
+    def stamp(self) -> str:
+        last_event = (
+            select(events.c.sequence)
+            .where(events.c.kind.not_in((_PROGRESS, "step_started", "step_finished")))
+            .order_by(events.c.sequence.desc())
+            .limit(1)
+        )
+        questions = (
+            last_event,
+            select(func.count(), func.max(runs.c.started), func.max(runs.c.ended)).select_from(runs),
+            select(func.max(inventories.c.seen), func.count()).select_from(inventories),
+            select(func.max(backups.c.id), func.max(backups.c.ended)).select_from(backups),
+            select(func.count(), func.max(points.c.time)).select_from(points),
+            select(func.max(journal.c.id), func.count()).select_from(journal),
+        )
+        with self._database.reading() as connection:
+            return " ".join(str(tuple(row)) for question in questions for row in connection.execute(question))
 
     # --- journal and claims --------------------------------------------------------------------
 

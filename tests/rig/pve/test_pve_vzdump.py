@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -235,7 +236,9 @@ def tar_sha256(world: PveWorld, archive: str, member: str) -> str:
     tar = world.borg("extract", "--stdout", f"{{}}::{archive}", "container/rootfs.tar").stdout
     path = world.folder / f"{os.urandom(4).hex()}.tar"
     path.write_bytes(tar)
-    shutil.unpack_archive(path, folder := path.with_suffix(""), "tar", filter="fully_trusted")
+    folder = path.with_suffix("")
+    folder.mkdir()
+    subprocess.run(["tar", "-xf", path, "-C", folder, member], check=True)
     return sha256(folder / member)
 
 

@@ -17,7 +17,7 @@ from borg_lab import BORG, CHUNK, PASSPHRASE, Lab, name, noise
 from vmconsole.borg.pinlist import is_pinlist
 from vmconsole.cli.main import main
 from vmconsole.interfaces import Cancel, DiskWriter
-from vmconsole.wiring import Wiring
+from vmconsole.wiring.services import Wiring
 
 pytestmark = pytest.mark.slow
 SIZE = 4 * CHUNK
@@ -184,7 +184,7 @@ def test_killed_while_deleting(shop: Shop, tmp_path: Path, when: str) -> None:
         "import sys; from pathlib import Path; from vmconsole.borg import settings\n"
         f"settings.BorgSettings.executable = {str(fake)!r}\n"
         "from vmconsole.cli.main import main; from vmconsole.interfaces import Cancel\n"
-        "from vmconsole.wiring import Wiring\n"
+        "from vmconsole.wiring.services import Wiring\n"
         "main(sys.argv[1:], lambda path: Wiring(Path(path), Cancel()))\n"
     )
     words = ["--config", str(shop.config), "repo", "compact", "--now"]

@@ -16,7 +16,7 @@ from vmconsole.errors import HostUnreachable, RepositoryLocked, RepositoryMissin
 from vmconsole.interfaces import Cancel, HostKey
 from vmconsole.model.guest import Check, Disk, Guest, GuestKind, GuestState, HostInventory, HostKind, Tracking
 from vmconsole.model.repository import RepositoryInfo
-from vmconsole.wiring import Wiring
+from vmconsole.wiring.services import Wiring
 
 HOSTILE = 'db"\x1b[2J\n✓ forged [bold]x[/] \u202eend'
 CONFIG = """\

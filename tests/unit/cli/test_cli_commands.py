@@ -738,9 +738,7 @@ def test_interrupted(world, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(type(world.host), "inventory", interrupt)
-    monkeypatch.setattr(
-        "vmconsole.cli.selection.together", lambda work, items: [work(item) for item in items]
-    )
+    monkeypatch.setattr("vmconsole.front.hosts.together", lambda work, items: [work(item) for item in items])
     said = world.call("inventory", "--refresh", "--json")
     assert said.code == 130
     assert said.document["exit_code"] == 130

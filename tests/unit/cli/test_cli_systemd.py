@@ -51,7 +51,7 @@ def systemd(world, tmp_path, monkeypatch):
         fake.user = user
         return fake
 
-    monkeypatch.setattr("vmconsole.wiring.Wiring.systemd", here)
+    monkeypatch.setattr("vmconsole.wiring.services.Wiring.systemd", here)
     fake.folder = tmp_path / "system"
     monkeypatch.setattr(init_systemd, "SYSTEM_FOLDER", fake.folder)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))

@@ -14,7 +14,7 @@ from rig_sshd import Sshd
 from vmconsole.cli.main import main
 from vmconsole.errors import HostKeyChanged, UsageError
 from vmconsole.interfaces import Cancel
-from vmconsole.wiring import Wiring
+from vmconsole.wiring.services import Wiring
 
 pytestmark = pytest.mark.skipif(
     any(shutil.which(tool, path="/usr/bin:/usr/sbin:/bin:/sbin") is None for tool in ("sshd", "perl", "ssh")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +45,15 @@ class Editor(Protocol):
         ...
 
     def remove(self, section: str, name: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """How a command of ours ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
 
 
 class Systemd(Protocol):
@@ -152,6 +162,17 @@ class Services(Protocol):
 
         Returns the process as runs name it. What it prints goes to `detached.log` in the state folder.
         """
+        ...
+
+    def capture(self, argv: Sequence[str]) -> Captured:
+        """Run vmconsole with these arguments, in a session of its own, and wait for its end.
+
+        For commands that are soon done; what must outlive us is detached. Raises CommandFailed after an hour.
+        """
+        ...
+
+    def reread(self) -> None:
+        """The configuration file has changed: read it anew, and open anew what was opened by it."""
         ...
 
     def stop_process(self, process: str) -> bool:

@@ -10,20 +10,18 @@ import platform
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vmconsole import __version__
 from vmconsole.config.load import load
 from vmconsole.config.paths import find_config, new_config
-from vmconsole.config.secrets import passphrase
 from vmconsole.config.settings import Config
 from vmconsole.errors import UsageError
 from vmconsole.events import EventSink
+from vmconsole.front.services import Captured
 from vmconsole.interfaces import (
     AlertStore,
     Cancel,
@@ -45,6 +43,7 @@ from vmconsole.remote.process import identity, is_dead, terminate
 from vmconsole.remote.systemd import Systemd
 from vmconsole.runs.restore import FileTarget
 from vmconsole.runs.runner import Runner
+from vmconsole.wiring.clock import SystemClock
 
 if TYPE_CHECKING:
     from vmconsole.config.edit import ConfigChanger
@@ -54,20 +53,11 @@ if TYPE_CHECKING:
     from vmconsole.state.store import StateStore
 
 _T = TypeVar("_T")
-
-
-class SystemClock:
-    """The machine's own clock."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return time.monotonic()
+_CAPTURE_SECONDS = 3600.0
 
 
 class Wiring:
-    """What the front ends are handed (cli/services.py). Objects are made on first use and kept."""
+    """What the front ends are handed (front/services.py). Objects are made on first use and kept."""
 
     def __init__(self, config: Path | None, cancel: Cancel, clock: Clock | None = None) -> None:
         self._explicit = config
@@ -216,6 +206,15 @@ class Wiring:
         log = self.config.state_dir / "detached.log"
         return start_detached([sys.executable, "-m", "vmconsole", "--quiet", *argv], log)
 
+    def capture(self, argv: Sequence[str]) -> Captured:
+        words = [sys.executable, "-m", "vmconsole", "--config", str(self.config_path), *argv]
+        done = self._local.run(words, timeout=_CAPTURE_SECONDS, check=False)
+        return Captured(done.status, done.text, done.errors)
+
+    def reread(self) -> None:
+        for kind in ("config", "hypervisor", "nodes", "repository"):
+            self._forget(kind)
+
     def stop_process(self, process: str) -> bool:
         return terminate(process)
 
@@ -360,31 +359,9 @@ class Wiring:
         return ssh_settings(self.config, name)
 
     def _open_repository(self, name: str) -> Repository:
-        from vmconsole.borg.repository import BorgRepository
-        from vmconsole.borg.settings import BorgSettings
+        from vmconsole.wiring.repositories import open_repository
 
-        settings = self.config.repository(name)
-        secret = settings.passphrase
-
-        def secret_text() -> str | None:
-            if secret is None:
-                return None
-            return passphrase(secret, name, run=self._run)
-
-        return BorgRepository(
-            BorgSettings(
-                name=name,
-                location=settings.location,
-                passphrase=secret_text,
-                encryption=settings.encryption,
-                compression=settings.compression,
-                chunk_size=settings.chunk_size,
-                lock_wait=settings.lock_wait,
-                rsh=settings.rsh or "",
-                remote_path=settings.remote_path or "",
-            ),
-            self._local,
-        )
+        return open_repository(self.config, name, self._local, self._run)
 
     def _run(self, argv: Sequence[str]) -> bytes:
         """A program of this machine that prints a secret."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vmconsole.cli.selection import ask_hosts
-from vmconsole.cli.services import Services
 from vmconsole.config.settings import Config
+from vmconsole.front.hosts import ask_hosts
+from vmconsole.front.services import Services
 from vmconsole.model.guest import Guest, HostInventory
 from vmconsole.runs.work import Target
 from vmconsole.schedule.due import Slot

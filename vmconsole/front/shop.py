@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmconsole.cli.services import Services
+from vmconsole.front.services import Services
 from vmconsole.model.repository import RepositorySpace
 from vmconsole.runs.reporting import Shop
 

@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 
-from vmconsole.cli.format import duration, size, visible, visible_lines
 from vmconsole.events import (
     Compacted,
     CutTogether,
@@ -30,6 +29,7 @@ from vmconsole.events import (
     Waiting,
     Warned,
 )
+from vmconsole.model.words import duration, size, visible, visible_lines
 
 _KINDS: Mapping[str, type[Event]] = {
     kind.kind: kind

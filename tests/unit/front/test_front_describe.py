@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmconsole.cli.describe import describe, describe_in_full, event_from, indented, unknown
 from vmconsole.events import (
     DiskProgress,
     Event,
@@ -23,6 +22,7 @@ from vmconsole.events import (
     Waiting,
     Warned,
 )
+from vmconsole.front.describe import describe, describe_in_full, event_from, indented, unknown
 
 KINDS = (
     DiskProgress,

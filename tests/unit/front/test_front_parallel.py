@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from vmconsole.cli.parallel import together
+from vmconsole.front.parallel import together
 
 
 def test_answers_keep_the_order_of_the_questions():

@@ -1,0 +1,111 @@
+"""All keys, once: bindings, the key bar, the help, the palette and the README's table are made from this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from textual.binding import Binding
+
+
+class Risk(Enum):
+    """What an action may cost; more than NONE vanishes in read-only mode."""
+
+    NONE = "none"
+    CHANGES = "changes"
+    """Can be undone: asks once, or shows what will happen."""
+    STOPS = "stops"
+    """Stops work: the question says what is lost."""
+    DESTROYS = "destroys"
+    """Cannot be undone: the name must be typed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One action. id is stable, for [console.keys]; keys: as Textual names them, with commas between.
+
+    context: `all`, `list`, or the one screen it belongs to. shown: in the key bar, of which few fit.
+    """
+
+    id: str
+    keys: str
+    label: str
+    help: str
+    context: str = "all"
+    shown: bool = False
+    risk: Risk = Risk.NONE
+
+    @property
+    def action(self) -> str:
+        """The method is `action_` and this."""
+        return self.id.replace(".", "_").replace("-", "_")
+
+
+PLACES = ("guests", "groups", "runs", "points", "repositories", "hosts")
+"""In the order of their digits."""
+
+KEYS = (
+    *(
+        Key(f"go.{place}", str(number), place.capitalize(), f"go to {place}")
+        for number, place in enumerate(PLACES, 1)
+    ),
+    Key("help", "question_mark,f1", "help", "the keys that work here, and what the words mean", shown=True),
+    Key("palette", "colon,ctrl+p", "palette", "any action, place or guest by name"),
+    Key("back", "escape", "back", "filter, marks, screen: one step back each"),
+    Key("quit-or-back", "q", "quit", "back; at a place, leave"),
+    Key("commands", "at", "commands", "the commands that were run from here"),
+    Key("copy", "y", "copy name", "copy the name or id under the cursor"),
+    Key("copy-command", "Y", "copy command", "copy the command that shows the same"),
+    Key("reload", "R,f5", "reload", "ask the hosts and read the repositories now"),
+    Key("theme", "T", "theme", "the next theme: dark, light, colour-blind, the terminal's own"),
+    Key("quit", "ctrl+q", "quit", "leave from anywhere; runs go on"),
+    # --- lists ---
+    Key("filter", "slash", "filter", "narrow the list as you type: web state:failed age>2d !test", "list"),
+    Key("problems", "exclamation_mark", "problems", "only what needs attention", "list", shown=True),
+    Key("open", "enter", "open", "the whole detail", "list"),
+    Key("mark", "space", "mark", "mark the row and go on; actions then take all marked rows", "list"),
+    Key("mark-shown", "asterisk", "mark all", "mark all rows that are shown, or none", "list"),
+    Key("sort", "s", "sort", "sort by the next column", "list"),
+    Key("sort-reverse", "S", "reverse", "turn the order round", "list"),
+    Key("wide", "w", "wide", "more columns", "list"),
+    Key("freeze", "z", "hold still", "stop live changes until pressed again", "list"),
+    Key("log", "l", "log", "the log of the newest run of this row", "list", shown=True),
+    # --- guests ---
+    Key("guests.backup", "b", "back up", "back up now", "guests", shown=True, risk=Risk.CHANGES),
+    Key("guests.restore", "r", "restore", "restore: what, where, review", "guests", shown=True),
+    Key("guests.files", "f", "files", "files in the newest restore point", "guests", shown=True),
+    Key("guests.points", "p", "points", "this guest's restore points", "guests"),
+    Key("guests.group", "a", "add to group", "put the guest into a group", "guests", risk=Risk.CHANGES),
+)
+
+
+def keys_of(contexts: Iterable[str], *, read_only: bool = False) -> list[Key]:
+    """The keys of these contexts, in the table's order."""
+    wanted = set(contexts)
+    return [key for key in KEYS if key.context in wanted and not (read_only and key.risk is not Risk.NONE)]
+
+
+def bindings(*contexts: str) -> list[Binding | tuple[str, str] | tuple[str, str, str]]:
+    """For a class's BINDINGS; their ids let [console.keys] remap them."""
+    return [Binding(key.keys, key.action, key.label, show=key.shown, id=key.id) for key in keys_of(contexts)]
+
+
+def key_names(keys: str) -> list[str]:
+    """As people name them: `?`, `ctrl+p`, `esc`."""
+    return [_NAMES.get(name, name) for name in keys.split(",")]
+
+
+_NAMES: Mapping[str, str] = {
+    "question_mark": "?",
+    "exclamation_mark": "!",
+    "colon": ":",
+    "slash": "/",
+    "at": "@",
+    "asterisk": "*",
+    "escape": "esc",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+    "plus": "+",
+    "underscore": "_",
+}

@@ -1,0 +1,1 @@
+"""The places and what opens from them."""

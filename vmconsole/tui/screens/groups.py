@@ -1,0 +1,7 @@
+"""Groups."""
+
+from vmconsole.tui.screens.later import Later
+
+
+def screen() -> Later:
+    return Later("groups")

@@ -1,0 +1,7 @@
+"""Hosts."""
+
+from vmconsole.tui.screens.later import Later
+
+
+def screen() -> Later:
+    return Later("hosts")

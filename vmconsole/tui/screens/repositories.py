@@ -1,0 +1,7 @@
+"""Repositories."""
+
+from vmconsole.tui.screens.later import Later
+
+
+def screen() -> Later:
+    return Later("repositories")

@@ -1,0 +1,7 @@
+"""Runs."""
+
+from vmconsole.tui.screens.later import Later
+
+
+def screen() -> Later:
+    return Later("runs")

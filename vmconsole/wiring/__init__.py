@@ -1,0 +1,1 @@
+"""Builds the real objects from the configuration; the only importer of adapters."""
