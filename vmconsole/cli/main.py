@@ -94,8 +94,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def build_parser() -> Parser:
     parser = Parser(
         prog="vmconsole",
-        description="Back up the guests of Proxmox VE and KVM/libvirt hosts over SSH into Borg. "
-        "Without a command: the console.",
+        description="Back up the guests of Proxmox VE and KVM/libvirt hosts over SSH into Borg.\n"
+        "Without a command: the interactive console.",
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"vmconsole {__version__}")

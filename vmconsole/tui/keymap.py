@@ -77,6 +77,13 @@ KEYS = (
     Key("guests.files", "f", "files", "files in the newest restore point", "guests", shown=True),
     Key("guests.points", "p", "points", "this guest's restore points", "guests"),
     Key("guests.group", "a", "add to group", "put the guest into a group", "guests", risk=Risk.CHANGES),
+    # --- groups ---
+    # --- runs ---
+    # --- points ---
+    # --- repositories ---
+    # --- hosts ---
+    # --- restore ---
+    # --- log ---
 )
 
 
