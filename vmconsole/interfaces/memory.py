@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 from vmconsole.model.alert import Alert, AlertKind
 from vmconsole.model.guest import HostInventory
-from vmconsole.model.history import BackupRecord
+from vmconsole.model.history import BackupRecord, Glance
 from vmconsole.model.ledger import Mark, Vanished
 from vmconsole.model.point import RestorePoint
 from vmconsole.model.run import Journal, JournalEntry, Run, RunState
@@ -93,6 +93,10 @@ class History(Protocol):
 
     def since(self, moment: datetime) -> list[BackupRecord]:
         """All that began then or later, newest first."""
+        ...
+
+    def glances(self, moment: datetime) -> Iterator[Glance]:
+        """As since(), of tens of thousands. A dead run's records are told as they are."""
         ...
 
     def latest(self) -> dict[str, BackupRecord]:

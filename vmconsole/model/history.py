@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import NamedTuple
 
 
 class BackupState(Enum):
@@ -17,6 +18,22 @@ class BackupState(Enum):
     """Could not be done at that moment (in migration, locked); it is tried again within the window."""
     DIED = "died"
     """The run's process vanished without saying how it ended."""
+
+
+class Glance(NamedTuple):
+    """Of a record, what is added up over many nights. Bytes."""
+
+    uuid: str
+    started: datetime
+    ended: datetime | None
+    state: BackupState
+    bytes_dirty: int
+    bytes_read: int
+    bytes_stored: int
+
+
+GOOD_STATES = (BackupState.DONE, BackupState.WARNINGS)
+"""Those that left a restore point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +74,4 @@ class BackupRecord:
     @property
     def good(self) -> bool:
         """Whether it left a restore point."""
-        return self.state in (BackupState.DONE, BackupState.WARNINGS)
+        return self.state in GOOD_STATES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Row, Select, and_, func, insert, select, update
 
 from vmconsole.interfaces import Clock
-from vmconsole.model.history import BackupRecord, BackupState
+from vmconsole.model.history import BackupRecord, BackupState, Glance
 from vmconsole.state.engine import Database
 from vmconsole.state.tables import backups, notes, runs, schedules, to_moment, to_number
 
@@ -65,6 +65,27 @@ class StateHistory:
 
     def since(self, moment: datetime) -> list[BackupRecord]:
         return self._read(_newest_first().where(backups.c.started >= to_number(moment)))
+
+    def glances(self, moment: datetime) -> Iterator[Glance]:
+        columns = backups.c
+        asked = (
+            select(
+                columns.uuid,
+                columns.started,
+                columns.ended,
+                columns.state,
+                columns.bytes_dirty,
+                columns.bytes_read,
+                columns.bytes_stored,
+            )
+            .where(columns.started >= to_number(moment))
+            .order_by(columns.id.desc())
+        )
+        with self._database.reading() as connection:
+            for row in connection.execution_options(yield_per=1000).execute(asked):
+                uuid, started, ended, state, dirty, read, stored = row
+                finished = None if ended is None else to_moment(ended)
+                yield Glance(uuid, to_moment(started), finished, BackupState(state), dirty, read, stored)
 
     def latest(self) -> dict[str, BackupRecord]:
         newest = select(func.max(backups.c.id)).group_by(backups.c.uuid)

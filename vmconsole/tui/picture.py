@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 
@@ -14,7 +14,7 @@ from vmconsole.model.alert import Alert
 from vmconsole.model.calendar import next_time, opens
 from vmconsole.model.group import Group
 from vmconsole.model.guest import Guest, HostInventory
-from vmconsole.model.history import BackupRecord, BackupState
+from vmconsole.model.history import GOOD_STATES, BackupRecord, BackupState, Glance
 from vmconsole.model.run import Run, RunState
 from vmconsole.model.words import duration
 from vmconsole.runs.alerts import Facts, argument, unprotected
@@ -81,8 +81,8 @@ class Picture:
     guests: tuple[GuestRow, ...] = ()
     runs: tuple[Run, ...] = ()
     alerts: tuple[Alert, ...] = ()
-    recent: tuple[BackupRecord, ...] = ()
-    """Backups of the last NIGHTS days, newest first."""
+    recent: tuple[Glance, ...] = ()
+    """Backups of the last 24 hours, newest first."""
 
     @property
     def running(self) -> list[Run]:
@@ -102,7 +102,11 @@ def take(services: Services, *, history: bool = True) -> Picture:
         facts = shop.facts()
         zone = config.timezone
         hosts = {name: seen for name, seen in services.store.inventories().items() if name in config.hosts}
-        recent = tuple(services.history.since(_first_night(now, zone))) if history else ()
+        nights = (
+            read_nights(services.history.glances(_first_night(now, zone)), now, zone)
+            if history
+            else NO_NIGHTS
+        )
         runs = tuple(services.store.runs(_RUNS))
         alerts = tuple(services.alerts.holding())
     except VmconsoleError as error:
@@ -114,23 +118,20 @@ def take(services: Services, *, history: bool = True) -> Picture:
         None,
         tuple(facts.groups),
         hosts,
-        guest_rows(facts, hosts, recent),
+        guest_rows(facts, hosts, nights.by_guest),
         runs,
         alerts,
-        recent,
+        nights.recent,
     )
 
 
 def guest_rows(
-    facts: Facts, hosts: Mapping[str, tuple[HostInventory, datetime]], recent: Sequence[BackupRecord]
+    facts: Facts, hosts: Mapping[str, tuple[HostInventory, datetime]], nights: Mapping[str, GuestNights]
 ) -> tuple[GuestRow, ...]:
     """Those that need attention first, then by name."""
-    by_guest: dict[str, list[BackupRecord]] = {}
-    for record in recent:
-        by_guest.setdefault(record.uuid, []).append(record)
     coming = {group.name: next_of(group, facts.now, facts.zone) for group in facts.groups}
     rows = [
-        _guest_row(facts, guest, by_guest.get(guest.uuid, []), coming, hosts[guest.host][1])
+        _guest_row(facts, guest, nights.get(guest.uuid, _NONE), coming, hosts[guest.host][1])
         for guest in facts.guests
     ]
     return tuple(sorted(rows, key=lambda row: (not row.needs_attention, row.guest.name, row.guest.host)))
@@ -156,7 +157,7 @@ def is_paused(group: Group, now: datetime) -> bool:
 def _guest_row(
     facts: Facts,
     guest: Guest,
-    records: Sequence[BackupRecord],
+    nights: GuestNights,
     coming: Mapping[str, datetime | None],
     seen: datetime,
 ) -> GuestRow:
@@ -170,7 +171,6 @@ def _guest_row(
     last = max((*decided, *running), key=lambda record: record.started, default=None)
     late = [group for group in groups if facts.is_overdue(guest, group)]
     state, why, fix = _judge(facts, guest, groups, late, newest_good, last, running)
-    nights, failures = _nights(records, facts.now, facts.zone)
     return GuestRow(
         guest,
         state,
@@ -181,9 +181,9 @@ def _guest_row(
         last,
         min((time for name in names if (time := coming[name])), default=None),
         bool(late),
-        nights,
-        failures,
-        sum(record.bytes_stored for record in records),
+        tuple(nights.changed),
+        tuple(nights.failed),
+        nights.stored,
         seen,
     )
 
@@ -271,20 +271,42 @@ def _first_night(now: datetime, zone: tzinfo) -> datetime:
     return day.astimezone(UTC)
 
 
-def _nights(
-    records: Sequence[BackupRecord], now: datetime, zone: tzinfo
-) -> tuple[tuple[int | None, ...], tuple[bool, ...]]:
+@dataclass(slots=True)
+class GuestNights:
+    """As GuestRow.nights and failures, while they are added up. stored: bytes, of all of them."""
+
+    changed: list[int | None] = field(default_factory=lambda: [None] * NIGHTS)
+    failed: list[bool] = field(default_factory=lambda: [False] * NIGHTS)
+    decided: list[bool] = field(default_factory=lambda: [False] * NIGHTS)
+    stored: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Nights:
+    by_guest: Mapping[str, GuestNights]
+    recent: tuple[Glance, ...] = ()
+
+
+NO_NIGHTS = Nights({})
+_NONE = GuestNights()
+
+
+def read_nights(glances: Iterable[Glance], now: datetime, zone: tzinfo) -> Nights:
+    """glances: newest first. A night is a calendar day of the zone."""
     today = now.astimezone(zone).date()
-    changed: list[int | None] = [None] * NIGHTS
-    failed = [False] * NIGHTS
-    decided = [False] * NIGHTS
-    for record in records:  # newest first
-        index = NIGHTS - 1 - (today - record.started.astimezone(zone).date()).days
+    found: dict[str, GuestNights] = {}
+    recent = []
+    for glance in glances:
+        if now - glance.started < timedelta(days=1):
+            recent.append(glance)
+        index = NIGHTS - 1 - (today - glance.started.astimezone(zone).date()).days
         if not 0 <= index < NIGHTS:
             continue
-        if record.good:
-            changed[index] = (changed[index] or 0) + record.bytes_dirty
-        if not decided[index] and record.state is not BackupState.RUNNING:
-            decided[index] = True
-            failed[index] = record.state in (BackupState.FAILED, BackupState.DIED)
-    return tuple(changed), tuple(failed)
+        nights = found.setdefault(glance.uuid, GuestNights())
+        nights.stored += glance.bytes_stored
+        if glance.state in GOOD_STATES:
+            nights.changed[index] = (nights.changed[index] or 0) + glance.bytes_dirty
+        if not nights.decided[index] and glance.state is not BackupState.RUNNING:
+            nights.decided[index] = True
+            nights.failed[index] = glance.state in (BackupState.FAILED, BackupState.DIED)
+    return Nights(found, tuple(recent))

@@ -12,6 +12,7 @@ from rich.text import Span, Text
 if TYPE_CHECKING:
     from textual.theme import Theme as TextualTheme
 
+_DECORATION = frozenset({"", "strong", "quiet", "title"})
 _BOLD = frozenset({"title", "failed", "late", "never", "warning", "key", "strong"})
 
 
@@ -39,14 +40,16 @@ class Theme:
             return Style(bold=True)
         return Style.parse(word) if word in ("bold", "dim", "italic", "underline", "reverse") else Style()
 
-    def paint(self, text: Text) -> Text:
-        """The same text with colours instead of names."""
+    def paint(self, text: Text, *, few: bool = False) -> Text:
+        """The same text with colours instead of names. few: only those that say something, for a slow line."""
         painted = text.copy()
+        if few:
+            painted.spans = [span for span in painted.spans if span.style not in _DECORATION]
         if isinstance(text.style, str):
             painted.style = self.style(text.style)
         painted.spans = [
             Span(span.start, span.end, self.style(span.style) if isinstance(span.style, str) else span.style)
-            for span in text.spans
+            for span in painted.spans
         ]
         return painted
 

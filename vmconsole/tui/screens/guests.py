@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import ClassVar
 
 from rich.text import Text
 
+from vmconsole.model.history import GOOD_STATES
 from vmconsole.model.words import age, duration, size
 from vmconsole.tui.format import safe, safe_lines, spark
 from vmconsole.tui.keymap import bindings
@@ -143,11 +145,14 @@ class Guests(Place[GuestRow]):
         return safe(_clock(row.next, self.picture))
 
     def _nights(self, row: GuestRow) -> Text:
-        bars = spark(row.nights, ascii_only=self.console_app.glyphs.ascii)
+        """Neighbours of one colour are one piece: each piece costs a slow line two dozen bytes."""
+        plain = self.console_app.glyphs.ascii
+        bars = spark(row.nights, ascii_only=plain)
+        marked = zip(bars, row.failures, strict=False)
         text = Text(end="")
-        for bar, failed in zip(bars, row.failures, strict=False):
-            mark = "x" if self.console_app.glyphs.ascii else "✗"
-            text.append(mark if failed else bar, "failed" if failed else "running" if bar != "·" else "quiet")
+        for failed, group in groupby(marked, key=lambda pair: pair[1]):
+            piece = "".join(("x" if plain else "✗") if failed else bar for bar, _ in group)
+            text.append(piece, "failed" if failed else "running")
         return text
 
     def _fields(self, row: GuestRow) -> dict[str, str | float | None]:
@@ -206,7 +211,7 @@ def _clock(moment: datetime, picture: Picture) -> str:
 
 def _last_night(picture: Picture) -> str:
     """What the backups of the last 24 hours came to."""
-    records = [r for r in picture.recent if (picture.now - r.started).total_seconds() < 86_400 and r.good]
+    records = [record for record in picture.recent if record.state in GOOD_STATES]
     if not records:
         return ""
     begun = min(record.started for record in records).astimezone(picture.zone)

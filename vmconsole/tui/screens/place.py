@@ -114,7 +114,7 @@ class Place(Screen[None], Pictured, Generic[R]):
             return
         self.query_one(TopBar).refresh()
         heading = self.console_app.colours.paint(self.heading(self.picture))
-        self.query_one("#heading", Static).update(heading)
+        self.query_one("#heading", Static).update(heading, layout=False)
         self.listing.border_title = Content.from_rich_text(heading)
         self.listing.show(self.rows(self.picture))
         self.show_row()
@@ -131,7 +131,7 @@ class Place(Screen[None], Pictured, Generic[R]):
             )
             detail.show(nothing if row is None else self.detail(row))
         if (note := self.query_one("#note", Static)).display:
-            note.update(paint(nothing if row is None else self.note(row)))
+            note.update(paint(nothing if row is None else self.note(row)), layout=False)
         if side.display:
             side.border_title = Content.from_rich_text(
                 paint(nothing if row is None else self.side_title(row))

@@ -92,6 +92,11 @@ class Listing(ScrollView, Generic[R], can_focus=True):
         self._cursor = 0
         self._cursor_key = ""
 
+    def on_mount(self) -> None:
+        if console_of(self).settings.slow:
+            # It costs a piece of its own in each line; the heading tells where in the list this is.
+            self.styles.scrollbar_size_vertical = 0
+
     # --- rows ---
 
     @property
@@ -211,10 +216,15 @@ class Listing(ScrollView, Generic[R], can_focus=True):
 
     def _keep_in_sight(self) -> bool:
         """Whether that moved the list, which repaints all of it."""
-        top = round(self.scroll_y)
-        wanted = min(max(top, self._cursor - self._page + 1), self._cursor)
-        if wanted == top:
+        top, page = round(self.scroll_y), self._page
+        if top <= self._cursor < top + page:
             return False
+        below = self._cursor >= top + page
+        wanted = self._cursor - page + 1 if below else self._cursor
+        if console_of(self).settings.slow:
+            # Every step here repaints the whole list: half a page at once, and then none for a while.
+            wanted += page // 2 if below else -(page // 2)
+        wanted = max(0, min(wanted, len(self.shown) - page))
         self.scroll_to(y=wanted, animate=False, force=True)
         return True
 
@@ -270,11 +280,12 @@ class Listing(ScrollView, Generic[R], can_focus=True):
         row = self.shown[index]
         at_cursor, marked = index == self._cursor, self._key(row) in self.marks
         lead = Text(self._lead(at_cursor=at_cursor, marked=marked), "marked" if marked else "key", end="")
+        # The gap behind a cell is of its style: fewer pieces, and fewer bytes on a slow line.
         cells = [
-            fit(column.cell(row), width, right=column.right)
+            fit(column.cell(row), width, right=column.right).append("  ")
             for column, width in zip(columns, widths, strict=True)
         ]
-        line = Text.assemble(lead, Text("  ", end="").join(cells), end="")
+        line = Text.assemble(lead, *cells, end="")
         return self._strip(line, "cursor" if at_cursor and (self.has_focus or not self._rivals) else "")
 
     @property
@@ -309,7 +320,7 @@ class Listing(ScrollView, Generic[R], can_focus=True):
 
     def _strip(self, text: Text, over: str) -> Strip:
         theme = console_of(self).colours
-        painted = theme.paint(text)
+        painted = theme.paint(text, few=console_of(self).settings.slow)
         width = self.size.width
         if (short := width - cell_len(painted.plain)) > 0:
             painted.append(" " * short)
