@@ -1,70 +1,113 @@
-"""Draws the README's pictures from the running program: python screenshots/make.py
+"""Draws the README's pictures from the running program: python screenshots/make.py [NAME ...]
 
-Runs the demo in a pseudo-terminal and draws what a person would see.
+Runs the demo's two nights, then drives the console on the shop that they leave, and writes what a person would see as
+SVG, and as PNG where CairoSVG and the font Fira Code are installed (Debian: fonts-firacode).
 """
 
 from __future__ import annotations
 
-import os
-import pty
-import re
+import asyncio
+import shutil
+import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
 HERE = Path(__file__).resolve().parent
-COLUMNS = 118
+sys.path.insert(0, str(HERE.parent))
+
+from vmconsole.interfaces import Cancel
+from vmconsole.tui.app import Console, Settings
+from vmconsole.wiring.services import Wiring
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """keys: pressed one after the other; `wait:TEXT` waits until TEXT is on the screen."""
+
+    name: str
+    keys: Sequence[str] = ()
+    width: int = 120
+    height: int = 36
+    theme: str = "dark"
+
+
+PICTURES = (
+    Picture("guests"),
+    Picture("guests-80x24", width=80, height=24),
+    Picture("guests-light", theme="light"),
+    Picture("guests-colour-blind", theme="colour-blind"),
+    Picture("guests-ansi", theme="ansi"),
+)
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        shop = Path(folder) / "shop"
-        shown = run([sys.executable, "-m", "vmconsole", "demo", "--headless", "--dir", str(shop)])
-        draw("demo", "vmconsole demo --headless", shown.replace(str(shop), "shop"))
+    wanted = sys.argv[1:]
+    pictures = [picture for picture in PICTURES if not wanted or picture.name in wanted]
+    # The same place each time: it is in the pictures.
+    shop = Path(tempfile.gettempdir()) / "vmconsole-shop"
+    shutil.rmtree(shop, ignore_errors=True)
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "vmconsole", "--quiet", "demo", "--headless", "--dir", str(shop)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=HERE.parent,
+        )
+        for picture in pictures:
+            asyncio.run(draw(picture, shop / "config.toml"))
+            print(f"{picture.name}.svg")
+    finally:
+        shutil.rmtree(shop, ignore_errors=True)
+    convert([HERE / f"{picture.name}.svg" for picture in pictures])
 
 
-def run(argv: list[str]) -> str:
-    """The program's output on a terminal, as it stands when the program has ended."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ |= {"TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "LINES": "50"}
-        os.execv(argv[0], argv)
-    output = bytearray()
-    while True:
-        try:
-            piece = os.read(terminal, 65536)
-        except OSError:
-            break
-        if not piece:
-            break
-        output += piece
-    _, status = os.waitpid(pid, 0)
-    os.close(terminal)
-    if status:
-        sys.exit(f"{argv} ended with {status}:\n{output.decode()}")
-    return settled(output.decode())
+async def draw(picture: Picture, config: Path) -> None:
+    services = Wiring(config, Cancel())
+    console = Console(services, Settings(theme=picture.theme))
+    # The demo's hosts are gone by now; the pictures show what was last seen of them.
+    console.feed.ask = lambda _: None  # type: ignore[method-assign]
+    async with console.run_test(size=(picture.width, picture.height)) as pilot:
+
+        async def until(found, what: str) -> None:
+            for _ in range(1200):
+                if found():
+                    return
+                await pilot.pause(0.05)
+            sys.exit(f"{picture.name}: waited for {what}; the screen:\n{seen(console)}")
+
+        await until(lambda: not console.loading and console.picture.recent, "the shop")
+        for key in picture.keys:
+            if key.startswith("wait:"):
+                await until(lambda text=key[5:]: text in seen(console), key)
+            else:
+                await pilot.press(key)
+                await pilot.pause()
+        await pilot.pause(0.2)
+        (HERE / f"{picture.name}.svg").write_text(console.export_screenshot(title="vmconsole"))
+    services.close()
 
 
-def settled(text: str) -> str:
-    """What remains on the screen: progress bars erase themselves by moving up and clearing lines."""
-    lines: list[str] = []
-    for line in text.replace("\r\n", "\n").split("\n"):
-        for _ in range(line.count("\x1b[1A")):
-            if lines:
-                lines.pop()
-        kept = re.split(r"\x1b\[2K", line)[-1]
-        lines.append(re.sub(r"\x1b\[\?25[lh]|\x1b\[1A|\r", "", kept))
-    return "\n".join(lines)
+def seen(console: Console) -> str:
+    lines = console.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in line) for line in lines)
 
 
-def draw(name: str, title: str, text: str) -> None:
-    with open(os.devnull, "w") as nowhere:
-        console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
-        console.print(Text.from_ansi(text), soft_wrap=False)
-        console.save_svg(str(HERE / f"{name}.svg"), title=title)
+def convert(drawn: Sequence[Path]) -> None:
+    fonts = subprocess.run(
+        ["fc-list", ":family=Fira Code"], capture_output=True, text=True, check=False
+    ).stdout
+    try:
+        import cairosvg
+    except ImportError:
+        cairosvg = None
+    if cairosvg is None or "Fira" not in fonts:
+        print("No PNG: CairoSVG or the font Fira Code is missing.")
+        return
+    for path in drawn:
+        cairosvg.svg2png(url=str(path), write_to=str(path.with_suffix(".png")), scale=1.0)
 
 
 if __name__ == "__main__":

@@ -32,5 +32,5 @@ say "lint, types, import contracts"
 "$bin/mypy"
 "$bin/lint-imports"
 say "tests"
-# A file's tests stay together: many share a guest.
-exec "$bin/python" -m pytest -n 2 --dist loadfile --durations=10
+# Two processors, three at a time: many tests wait for a guest. A file's tests stay together, for they share one.
+exec "$bin/python" -m pytest -n 3 --dist loadfile --durations=10

@@ -229,7 +229,7 @@ def write(config: Path) -> None:
     for number in range(8):
         name = f"guest-{number:04}"
         store.add_event(run, {"event": "guest_planned", "run": run, "guest": name, "host": "kvm00", "mode": "full",
-                              "reason": "", "method": "pull", "method_reason": "", "bytes_expected": 100 * GIB})  # fmt: skip
+                              "reason": "", "method": "pull", "method_reason": "", "bytes_expected": 9})  # fmt: skip
         store.add_event(run, {"event": "step_started", "run": run, "guest": name, "step": "read"})
     for tick in range(1, 600):
         for number in range(8):

@@ -98,6 +98,18 @@ def bindings(*contexts: str) -> list[Binding | tuple[str, str] | tuple[str, str,
     return [Binding(key.keys, key.action, key.label, show=key.shown, id=key.id) for key in keys_of(contexts)]
 
 
+def readme_table() -> str:
+    """All keys as the README lists them, in Markdown."""
+    lines = ["| Where | Key | Does |", "| --- | --- | --- |"]
+    titles = {"all": "everywhere", "list": "in lists"}
+    for context in dict.fromkeys(key.context for key in KEYS):
+        for key in keys_of((context,)):
+            names = " ".join(f"`{name}`" for name in key_names(key.keys))
+            does = key.help.replace("|", "\\|")
+            lines.append(f"| {titles.get(context, context)} | {names} | {does} |")
+    return "\n".join(lines)
+
+
 def key_names(keys: str) -> list[str]:
     """As people name them: `?`, `ctrl+p`, `esc`."""
     return [_NAMES.get(name, name) for name in keys.split(",")]

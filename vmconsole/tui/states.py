@@ -77,7 +77,7 @@ class Glyphs:
 
     @property
     def cursor(self) -> str:
-        return ">" if self.ascii else "▸"
+        return ">" if self.ascii else "›"
 
     @property
     def mark(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.style import Style
@@ -129,26 +129,14 @@ def theme_named(name: str) -> Theme:
 
 
 def for_textual(theme: Theme) -> TextualTheme:
+    from textual.theme import BUILTIN_THEMES
     from textual.theme import Theme as TextualTheme
 
     if theme.ansi:
-        return TextualTheme(
-            f"vm-{theme.name}",
-            primary="ansi_blue",
-            secondary="ansi_cyan",
-            warning="ansi_yellow",
-            error="ansi_red",
-            success="ansi_green",
-            accent="ansi_cyan",
-            foreground="ansi_default",
-            background="ansi_default",
-            surface="ansi_default",
-            panel="ansi_default",
-            boost="ansi_default",
-            dark=True,
-            ansi=True,
-            variables={"border": "ansi_blue", "border-blurred": "ansi_bright_black"},
-        )
+        own = BUILTIN_THEMES["ansi-dark"]
+        # On a light and on a dark terminal these can both be seen.
+        seen = {"border": "ansi_blue", "border-blurred": "ansi_bright_black"}
+        return replace(own, name=f"vm-{theme.name}", variables=own.variables | seen)
     light = not theme.dark
     return TextualTheme(
         f"vm-{theme.name}",

@@ -320,7 +320,11 @@ class Listing(ScrollView, Generic[R], can_focus=True):
 
     def _strip(self, text: Text, over: str) -> Strip:
         theme = console_of(self).colours
-        painted = theme.paint(text, few=console_of(self).settings.slow)
+        if over and theme.ansi:
+            # The terminal's own colours, turned round, would be a patchwork.
+            painted = Text(text.plain, end="")
+        else:
+            painted = theme.paint(text, few=console_of(self).settings.slow)
         width = self.size.width
         if (short := width - cell_len(painted.plain)) > 0:
             painted.append(" " * short)
