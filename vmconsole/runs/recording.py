@@ -18,7 +18,7 @@ class Recorder:
     def __init__(self, history: History | None, clock: Clock, target: Target, run: str) -> None:
         self._history = history
         self._clock = clock
-        self._warned = False
+        self._warnings: list[Warned] = []
         guest = target.guest
         self._record = BackupRecord(
             0,
@@ -50,7 +50,7 @@ class Recorder:
                     bytes_expected=event.bytes_expected,
                 )
             elif isinstance(event, Warned):
-                self._warned = True
+                self._warnings.append(event)
             elif isinstance(event, PointMade):
                 # Before anybody hears of it: whoever dies right after it is not asked to do it again.
                 self._end(self._state, archive=event.archive, mode=event.mode, seconds=event.seconds)
@@ -69,11 +69,19 @@ class Recorder:
             bytes_read=point.total("bytes_read"),
             bytes_stored=point.total("bytes_stored"),
             seconds=seconds,
+            **self._first_warning(),
         )
+
+    def _first_warning(self) -> dict[str, str]:
+        if not self._warnings:
+            return {}
+        first, *others = self._warnings
+        more = f" (and {len(others)} more)" if others else ""
+        return {"error": first.message + more, "hint": first.hint}
 
     @property
     def _state(self) -> BackupState:
-        return BackupState.WARNINGS if self._warned else BackupState.DONE
+        return BackupState.WARNINGS if self._warnings else BackupState.DONE
 
     def failed(self, error: BaseException, *, postponed: bool = False) -> None:
         state = (
