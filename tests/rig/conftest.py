@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,17 @@ from lab.session import Lab
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     collection_gate(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A failure comes with QEMU's last words: they are gone with the lab."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and call.when == "call" and isinstance(lab, Lab):
+        for name, text in lab.last_words():
+            report.sections.append((f"QEMU's last words on {name}", text))
+    return report
 
 
 @pytest.fixture(scope="session")

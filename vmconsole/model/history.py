@@ -41,7 +41,8 @@ class BackupRecord:
     """One attempt to back up one guest. Bytes as in a restore point; seconds from plan to commit.
 
     slot: the scheduled time it was for; None for one asked for by hand. group, schedule: empty then, or
-    when no group was named. archive: empty when no restore point was made. error: the message, hint: its remedy; of one with warnings the first of them.
+    when no group was named. archive: empty when no restore point was made. error: the message, hint: its remedy;
+    of one with warnings the first of them.
     """
 
     id: int

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual.app import App
 from textual.message import Message
 from textual.screen import Screen
 
 from vmconsole.front.services import Services
+from vmconsole.model.words import visible, visible_lines
 from vmconsole.tui.commands import Command, Ended, carry_out
 from vmconsole.tui.feed import Feed
 from vmconsole.tui.keymap import KEYS, PLACES, Key, Risk, bindings
@@ -134,7 +135,7 @@ class Console(App[None]):
         name = str(action).rpartition(".")[2].partition("(")[0]
         key = next((key for key in self.keys_here_or_forbidden() if key.action == name), None)
         if key is not None and (reason := self.why_not(key)):
-            self.notify(reason, severity="warning", markup=False)
+            self.notify(reason, severity="warning")
             return True
         return await super().run_action(action, *args, **kwargs)  # type: ignore[arg-type]
 
@@ -227,7 +228,7 @@ class Console(App[None]):
         self.colours = THEMES[(at + 1) % len(THEMES)]
         self.ansi_color = True if self.colours.ansi else None
         self.theme = f"vm-{self.colours.name}"
-        self.notify(f"Theme: {self.colours.label}", markup=False)
+        self.notify(f"Theme: {self.colours.label}")
         self._tell_screen()
 
     def action_copy(self) -> None:
@@ -237,12 +238,18 @@ class Console(App[None]):
         words: Sequence[str] = getattr(self.screen, "command_to_copy", ())
         self._copy(Command(tuple(words)).text if words else "")
 
-    def _copy(self, text: str) -> None:
+    def notify(self, message: str, *, markup: bool = False, **options: Any) -> None:
+        """As Textual's, for texts with foreign names in them: nothing in them is obeyed."""
+        super().notify(visible_lines(message), markup=False, **options)
+
+    def _copy(self, name: str) -> None:
+        """What is pasted into a shell must not be able to press keys there."""
+        text = visible(name)
         if not text:
             self.notify("There is nothing to copy here.", severity="warning")
             return
         self.copy_to_clipboard(text)
-        self.notify(f"Copied: {text}", markup=False)
+        self.notify(f"Copied: {text}")
 
     # --- commands ---
 
@@ -260,7 +267,7 @@ class Console(App[None]):
         self.feed.look_now()
         if ended.ok:
             if ended.text:
-                self.notify(ended.text, markup=False)
+                self.notify(ended.text)
         else:
             from vmconsole.tui.dialogs.said import Said
 

@@ -84,6 +84,11 @@ class Lab:
             self._hosts[name] = host
         return self._hosts[name]
 
+    def last_words(self) -> list[tuple[str, str]]:
+        """(host, the ends of its guests' QEMU logs)."""
+        look = "tail -n 12 /var/log/libvirt/qemu/*.log 2>&1; true"
+        return [(name, host.run(["sh", "-c", look]).stdout[-6000:]) for name, host in self._hosts.items()]
+
     # --- guests ---
 
     def guest(
