@@ -21,6 +21,8 @@ start-up included, and so is the peak memory: the largest of a program and the p
 sshd and QEMU). Headroom is off: here the host is also the backup server, and would be spared from its own work.
 Everything that is read has just been written, so it comes from memory, not from a disk;
 with --cold the kernel forgets it before each program, as it has at night, and all of them read from the disk.
+With --one-image the guest's disk is a qcow2 image over the very raw file that the others read (an external data
+file): a larger disk fits into the same free space.
 With --shared Borg writes into vmconsole's repository, where it finds most chunks already stored, which is to its
 advantage; a disk half as large again then fits into the same free space.
 Ratios are made within a run; medians, and the smallest and the largest in brackets. Nothing is asserted about time;
@@ -96,6 +98,7 @@ class Bench:
     raw: Path
     cold: bool = False
     shared: bool = False
+    one_image: bool = False
     phases: Sequence[str] = tuple(PHASES)
 
     def archive(self, of: str, name: str) -> str:
@@ -211,7 +214,8 @@ def measure(bench: Bench, runs: int, programs: list[str], areas: list[tuple[int,
 
 def _change(bench: Bench, writes: list[Change], seed: int) -> None:
     write_in_guest(bench.guest, DISK, writes, seed)
-    copy_writes(bench.guest, DISK, writes, bench.raw)
+    if not bench.one_image:
+        copy_writes(bench.guest, DISK, writes, bench.raw)
 
 
 def prove(bench: Bench, size: int) -> None:
@@ -294,6 +298,7 @@ def main() -> None:
         help=f"of: {', '.join(PHASES)}",
     )
     parser.add_argument("--shared", action="store_true", help="one repository for vmconsole and Borg")
+    parser.add_argument("--one-image", action="store_true", help="no copy of the disk for the others")
     parser.add_argument("--cold", action="store_true", help="read from the disk, not from memory")
     options = parser.parse_args()
     if reason := problem():
@@ -318,16 +323,24 @@ def main() -> None:
 def compare(
     launcher: Launcher, lab: Lab, folder: Path, size: int, programs: list[str], options: argparse.Namespace
 ) -> None:
-    raw = folder / "disk.raw"
-    areas = make_disk(raw, size)
     with lab.guest("bench", [DiskSpec(DISK, size=size)], start=False) as guest:
-        command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, guest.images[DISK]]
-        subprocess.run(command, check=True)
+        raw = guest.folder / "disk.raw" if options.one_image else folder / "disk.raw"
+        if options.one_image:
+            over = ["-o", f"data_file={raw},data_file_raw=on", guest.images[DISK], str(size)]
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *over], check=True)
+            areas = make_disk(raw, size)
+            raw.chmod(0o666)  # libvirt gives QEMU only what it knows of
+        else:
+            areas = make_disk(raw, size)
+            command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, guest.images[DISK]]
+            subprocess.run(command, check=True)
         guest.start()
         with open_world(lab, folder / "world") as world:
             with world.config.open("a") as config:
                 config.write("\n[limits]\nheadroom = false\n")
-            bench = Bench(launcher, world, guest, raw, options.cold, options.shared, options.phases)
+            bench = Bench(
+                launcher, world, guest, raw, options.cold, options.shared, options.one_image, options.phases
+            )
             figures = measure(bench, options.runs, programs, areas)
             if "vmconsole" in programs:
                 report(figures, programs, options.phases)
