@@ -273,7 +273,7 @@ class Listing(ScrollView, Generic[R], can_focus=True):
             return self._strip(self._head(columns, widths), "")
         index = y - 1 + round(self.scroll_y)
         if not self.shown:
-            text = (self.filtered_out if self._rows else self.empty) if y == 2 else ""
+            text = self._nothing if y == 2 else ""
             return self._strip(Text(f"  {text}", "quiet", end=""), "")
         if index >= len(self.shown):
             return self._strip(Text("", end=""), "")
@@ -289,8 +289,9 @@ class Listing(ScrollView, Generic[R], can_focus=True):
         return self._strip(line, "cursor" if at_cursor and (self.has_focus or not self._rivals) else "")
 
     @property
-    def filtered_out(self) -> str:
-        """What is said when rows are there, and none is shown."""
+    def _nothing(self) -> str:
+        if not self._rows:
+            return "Reading what is remembered …" if console_of(self).loading else self.empty
         return (
             "Nothing needs attention here."
             if self.problems and not self.filter.text
