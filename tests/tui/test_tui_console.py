@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from world import NOW
+from world import NOW, a_shop
 
+from vmconsole.errors import VmconsoleError
 from vmconsole.model.run import RunState
 from vmconsole.tui.keymap import Risk
 from vmconsole.tui.themes import THEMES
@@ -173,3 +174,35 @@ def test_keys_of_a_dialog_do_not_reach_the_screen_below(shop, drive):
             assert driver.app.current_mode == "guests"
 
     drive(test())
+
+
+def test_an_error_in_an_action_is_told_and_the_console_goes_on(shop, drive, monkeypatch):
+    async def test():
+        async with shop.console(120, 36) as driver:
+
+            def fail():
+                raise VmconsoleError("The disk is full.", hint="Make room.")
+
+            monkeypatch.setattr(driver.app.screen, "action_wide", fail)
+            await driver.press("w")
+            await driver.see("The disk is full.")
+            await driver.see("Make room.")
+            await driver.press("2", "1")
+            await driver.see("Guests")
+
+    drive(test())
+
+
+def test_a_bug_ends_in_one_sentence_and_a_file(tmp_path, monkeypatch, capsys):
+    from vmconsole import __main__ as entry
+
+    monkeypatch.setattr("vmconsole.cli.main._has_terminal", lambda args: True)
+
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("vmconsole.tui.start.run", broken)
+    assert entry.main(["--config", str(a_shop(tmp_path).path)]) == 70
+    said = capsys.readouterr().err
+    assert "This is a bug in vmconsole" in said
+    assert "Traceback" not in said

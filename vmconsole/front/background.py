@@ -34,7 +34,8 @@ def _never_begun(log: Path, written: int) -> VmconsoleError:
     """What the process said before it ended: the log from byte `written` on."""
     try:
         with log.open("rb") as file:
-            file.seek(written)
+            # A log that had grown large was begun anew.
+            file.seek(written if written <= log.stat().st_size else 0)
             said = file.read(_MAX_SAID).decode("utf-8", "replace")
     except OSError:
         said = ""

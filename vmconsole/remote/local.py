@@ -17,6 +17,7 @@ from vmconsole.remote.child import Child
 from vmconsole.remote.command import encode, printable, shown, timed_out, too_much_output, verdict
 from vmconsole.remote.machine import DEFAULT_TIMEOUT, MAX_OUTPUT, Completed, Process, Stream
 
+_LOG_BYTES = 1 << 20
 _MAX_SOCKET_PATH = 107
 """Bytes of a unix socket's path on Linux, unix(7)."""
 
@@ -117,10 +118,13 @@ def start_detached(
     """Start a program that outlives us and our terminal; returns its identity (see process.py).
 
     It gets a session of its own, an empty input, `/` as its directory, and log_path (made with mode
-    0600, appended to) as output. Raises ToolMissing, CommandFailed; OSError when the log cannot be
-    opened.
+    0600, appended to; one that has grown large becomes `.old` first) as output. Raises ToolMissing,
+    CommandFailed; OSError when the log cannot be opened.
     """
     encoded = encode(argv)
+    with contextlib.suppress(OSError):
+        if log_path.stat().st_size > _LOG_BYTES:
+            log_path.replace(f"{log_path}.old")
     with os.fdopen(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         try:
             child = subprocess.Popen(

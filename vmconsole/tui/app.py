@@ -11,6 +11,7 @@ from textual.app import App
 from textual.message import Message
 from textual.screen import Screen
 
+from vmconsole.errors import VmconsoleError
 from vmconsole.front.services import Services
 from vmconsole.model.words import visible, visible_lines
 from vmconsole.tui.commands import Command, Ended, carry_out
@@ -88,6 +89,11 @@ class Console(App[None]):
 
     def on_mount(self) -> None:
         self.feed.start()
+        if unknown := sorted(set(self.settings.keys) - {key.id for key in KEYS}):
+            names = ", ".join(unknown)
+            self.notify(
+                f"[console.keys] names what is no action: {names}. ? lists the keys.", severity="warning"
+            )
 
     def on_unmount(self) -> None:
         self.feed.stop()
@@ -137,7 +143,20 @@ class Console(App[None]):
         if key is not None and (reason := self.why_not(key)):
             self.notify(reason, severity="warning")
             return True
-        return await super().run_action(action, *args, **kwargs)  # type: ignore[arg-type]
+        try:
+            return await super().run_action(action, *args, **kwargs)  # type: ignore[arg-type]
+        except VmconsoleError as error:
+            self.tell(error)
+            return True
+
+    def tell(self, error: VmconsoleError) -> None:
+        """What went wrong, and what to do."""
+        hint = f"\n→ {error.hint}" if error.hint else ""
+        self.notify(f"{error.message}{hint}", severity="error", timeout=15)
+
+    def _fatal_error(self) -> None:
+        """A bug: whoever started us tells of it, in one sentence; the traceback goes into a file."""
+        self._close_messages_no_wait()
 
     def keys_here_or_forbidden(self) -> list[Key]:
         contexts = getattr(self.screen, "CONTEXTS", ("all",))

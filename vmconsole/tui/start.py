@@ -29,6 +29,8 @@ def run(
     settings = settings_of(configured, os.environ, read_only=read_only, theme=theme, ascii_only=ascii_only)
     console = Console(services, settings)
     console.run(mouse=mouse and configured.mouse)
+    if console._exception is not None:
+        raise console._exception
     return console.return_code or EXIT_DONE
 
 

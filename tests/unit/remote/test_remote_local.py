@@ -107,6 +107,13 @@ class TestDetached:
         start_detached(["sh", "-c", "echo after; sleep 0.2"], log)
         until(lambda: log.read_text() == "before\nafter\n")
 
+    def test_a_log_that_has_grown_large_is_begun_anew(self, tmp_path: Path, until: Until) -> None:
+        log = tmp_path / "log"
+        log.write_bytes(b"x" * (2 << 20))
+        start_detached(["sh", "-c", "echo after; sleep 0.2"], log)
+        until(lambda: log.read_text() == "after\n")
+        assert (tmp_path / "log.old").stat().st_size == 2 << 20
+
     def test_outlives_the_process_that_started_it(self, tmp_path: Path, until: Until) -> None:
         marker = tmp_path / "done"
         source = (

@@ -59,7 +59,7 @@ def help_text(keys: Sequence[Key], console: object) -> Text:
         text.append(f"{title}\n", "title")
         for key in part:
             names = " ".join(key_names(console.settings.keys.get(key.id, key.keys)))
-            text.append(f"  {names:<12}", "key").append(f"{key.help}\n")
+            text.append(f"  {names:<12}", "key").append(f"{key.help}  ").append(f"{key.id}\n", "off")
             if reason := console.why_not(key):
                 text.append(f"  {'':12}not now: {reason}\n", "off")
     text.append("  ↑ ↓ j k      move   g G   first and last   tab   next pane\n", "quiet")

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from rich.text import Text
 
-from vmconsole.model.history import GOOD_STATES
+from vmconsole.model.history import GOOD_STATES, BackupState
 from vmconsole.model.words import age, duration, size
 from vmconsole.tui.format import safe, safe_lines, spark
 from vmconsole.tui.keymap import bindings
@@ -108,6 +108,28 @@ class Guests(Place[GuestRow]):
     def note(self, row: GuestRow) -> Text:
         return self._why(row)
 
+    def side_title(self, row: GuestRow) -> Text:
+        return Text.assemble("Backups of ", safe(row.guest.name, "title"), end="")
+
+    def side(self, row: GuestRow) -> Text:
+        """The newest attempts, good and bad."""
+        text = Text(end="")
+        for record in self.console_app.services.history.of_guest(row.key, _SHOWN):
+            state = _RECORD_STATES[record.state]
+            text.append_text(self.console_app.glyphs.label(state, record.state.value)).append(" ")
+            text.append(f"{record.started.astimezone(self.picture.zone):%a %d %b %H:%M}", "quiet")
+            if record.good:
+                took = duration(record.seconds)
+                text.append(
+                    f"\n  {record.mode}, read {size(record.bytes_read)}, stored {size(record.bytes_stored)}, {took}"
+                )
+            if record.error:
+                text.append("\n  ").append_text(safe_lines(record.error, "" if not record.good else "quiet"))
+            text.append("\n")
+        if not text.plain:
+            text.append("No backup of this guest has been tried from here yet.", "quiet")
+        return text
+
     def log_of(self, row: GuestRow) -> str:
         return row.last.run if row.last else ""
 
@@ -165,6 +187,16 @@ class Guests(Place[GuestRow]):
         }  # fmt: skip
 
 
+_SHOWN = 30
+_RECORD_STATES = {
+    BackupState.RUNNING: State.RUNNING,
+    BackupState.DONE: State.OK,
+    BackupState.WARNINGS: State.WARNING,
+    BackupState.FAILED: State.FAILED,
+    BackupState.DIED: State.FAILED,
+    BackupState.CANCELLED: State.OFF,
+    BackupState.POSTPONED: State.QUEUED,
+}
 _SEVERITY = {
     state: number
     for number, state in enumerate(
