@@ -3,9 +3,9 @@ cluster of two nodes, are served over SSH on this machine, their guests are
 backed up for two nights into a Borg repository of its own. Needs no root and
 no QEMU.
 
-On a terminal the hosts stay up afterwards, to be tried from another one, until
-Enter or Ctrl-C. The demo removes nothing: delete the folder when you have seen
-enough.
+On a terminal the console then opens on it, and the hosts stay up until it is
+left; commands work from another terminal meanwhile. The demo removes nothing:
+delete the folder when you have seen enough.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def run(args: argparse.Namespace, services: Services, output: Output) -> int:
         output.document(report)
         _show(points, folder, output)
         if not args.headless and not output.json and output.can_ask and output.on_screen:
-            _stay(output)
+            _stay(args, inside, output)
+            output.line(f"The demo has ended; its folder stays: {folder}")
             return EXIT_DONE
     output.line()
     output.line("The demo's hosts are gone again: points, restore --to, repo and runs work; backup does not.")
@@ -138,11 +139,10 @@ def _programs() -> Path | None:
     return ours.parent
 
 
-def _stay(output: Output) -> None:
-    """Keep the hosts up: a newcomer wants to try inventory and backup as well."""
-    output.line("And, while this demo stays open, from another terminal:")
-    output.line("  vmconsole inventory")
-    output.line("  vmconsole backup --all")
+def _stay(args: argparse.Namespace, inside: Services, output: Output) -> None:
+    """The console on the shop, whose hosts stay up for it: a newcomer wants to try backups as well."""
     output.line()
     with suppress(KeyboardInterrupt):
-        output.prompt("Enter or Ctrl-C ends the demo; its folder stays", end=" ")
+        output.prompt("Enter opens the console on this shop. Leaving it (q) ends the demo.", end=" ")
+        if args.open_console is not None:
+            args.open_console(inside, args)

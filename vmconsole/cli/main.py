@@ -71,6 +71,7 @@ def main(
     except SystemExit as done:
         return Output().finish(int(done.code or 0))
     services = connect(args.config)
+    args.open_console = console
     try:
         if console and args.verb is None and not args.run_schedule and _has_terminal(args):
             return console(services, args)

@@ -160,6 +160,13 @@ passphrase = {{ file = "passphrase" }}
 
 [groups.{GROUP}]
 hosts = ["{HOST}", "{CLUSTER}"]
+when = "daily 02:00"
+keep = {{ daily = 14, weekly = 8 }}
+
+[groups.databases]
+guests = ["db-*"]
+when = "every 4 h"
+keep = {{ last = 12 }}
 """
 
     def write_config(self) -> Path:
