@@ -245,10 +245,15 @@ class Listing(ScrollView, Generic[R], can_focus=True):
 
     # --- drawing ---
 
+    @property
+    def _room(self) -> int:
+        """Columns of the terminal, without the scrollbar."""
+        return self.scrollable_content_region.width or self.size.width
+
     def _fitting(self) -> list[Column[R]]:
         """The columns there is room for."""
         columns = [column for column in self._columns if self.wide or not column.wide]
-        room = self.size.width - 2
+        room = self._room - 2
         while sum(column.width + 2 for column in columns) > room + 2:
             droppable = [column for column in columns if column.drop]
             if not droppable:
@@ -258,7 +263,7 @@ class Listing(ScrollView, Generic[R], can_focus=True):
 
     def _widths(self, columns: Sequence[Column[R]]) -> list[int]:
         widths = [column.width for column in columns]
-        spare = self.size.width - 2 - sum(widths) - 2 * (len(columns) - 1)
+        spare = self._room - 2 - sum(widths) - 2 * (len(columns) - 1)
         growing = [index for index, column in enumerate(columns) if column.grow]
         if growing and spare:
             share, rest = divmod(spare, len(growing))
