@@ -30,9 +30,8 @@ def run_detail(row: RunRow, watched: Watched | None, glyphs: Glyphs, now: dateti
     text.append_text(_error(row, records, following))
     text.append_text(working_lines(row, following, glyphs, now, width))
     if row.waits:
-        names = ", ".join(row.waits)
         text.append_text(glyphs.label(State.QUEUED, f"{len(row.waits)} to come: "))
-        text.append_text(safe_lines(names, "quiet")).append("\n")
+        text.append_text(safe_lines(", ".join(row.waits), "quiet")).append("\n")
     last = {record.uuid: record for record in records}
     ended = [record for record in last.values() if record.state is not BackupState.RUNNING or not row.running]
     names = _widest([record.guest for record in ended])

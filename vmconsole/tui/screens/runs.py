@@ -52,6 +52,7 @@ class Runs(Place[RunRow]):
         super().__init__()
         self.watched: Mapping[str, Watched] = {}
         self._follower: Follower | None = None
+        self._left: datetime | None = None
 
     # --- following ---
 
@@ -62,8 +63,16 @@ class Runs(Place[RunRow]):
             )
         self._want()
         self._follower.start()
+        self.call_after_refresh(self._go_to_new)
+
+    def _go_to_new(self) -> None:
+        """Whoever comes back after something was begun wants to see that."""
+        running = self.picture.running
+        if self._left is not None and running and running[0].started > self._left:
+            self.listing.move_to(running[0].id)
 
     def on_screen_suspend(self) -> None:
+        self._left = self._now
         if self._follower is not None:
             self._follower.stop()
 

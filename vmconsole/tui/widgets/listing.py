@@ -174,6 +174,11 @@ class Listing(ScrollView, Generic[R], can_focus=True):
         self.refresh()
         self.post_message(self.Moved())
 
+    def clear_marks(self) -> None:
+        self.marks = set()
+        self.refresh()
+        self.post_message(self.Moved())
+
     def _chosen(self) -> list[R]:
         """The rows that are shown, in their order."""
         chosen = [
