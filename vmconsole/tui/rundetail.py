@@ -17,6 +17,7 @@ from vmconsole.tui.format import fit, safe, safe_lines
 from vmconsole.tui.runrows import DIED, RunRow, outcome_of, speed
 from vmconsole.tui.states import Glyphs, State
 
+_ALL, _LEAST_WHY = 65, 14
 _NAME, _MOST_BAR, _LEAST_BAR = 20, 32, 6
 
 
@@ -42,7 +43,7 @@ def run_detail(row: RunRow, watched: Watched | None, glyphs: Glyphs, now: dateti
             if guest.stage is not Stage.WORKING:
                 text.append_text(_part(guest, glyphs))
     for warning in following.warnings:
-        text.append_text(glyphs.label(State.WARNING, " ")).append_text(safe_lines(warning)).append("\n")
+        text.append("! ", "warning").append_text(safe_lines(warning)).append("\n")
     if not text.plain:
         text.append("It is beginning." if row.running else "It was about no guest; l shows its log.", "quiet")
     return text
@@ -65,7 +66,7 @@ def working_lines(row: RunRow, following: Following, glyphs: Glyphs, now: dateti
             for disk in guest.disks.values():
                 text.append_text(_disk_line(disk, glyphs, now, width, names)).append("\n")
     for why in following.held.values():
-        text.append_text(glyphs.label(State.PAUSED, " ")).append_text(safe_lines(why, "late")).append("\n")
+        text.append(glyphs.of(State.PAUSED) + " ", "late").append_text(safe_lines(why, "late")).append("\n")
     return text
 
 
@@ -78,7 +79,7 @@ def bar(share: float, length: int, glyphs: Glyphs) -> Text:
 
 def _guest_line(guest: GuestPart, glyphs: Glyphs, now: datetime, width: int, names: int) -> Text:
     line = Text.assemble(
-        glyphs.label(State.RUNNING, " ") if not glyphs.ascii else Text("> ", "running"),
+        ("> " if glyphs.ascii else "▶ ", "running"),
         fit(safe(guest.name, "strong"), names),
         "  ",
         end="",
@@ -154,14 +155,21 @@ def _ended(record: BackupRecord, part: GuestPart | None, glyphs: Glyphs, width: 
 
 
 def _figures(record: BackupRecord, width: int) -> Text:
-    """In columns; why it was read whole as far as there is room."""
-    text = Text(f"{record.mode:<11}  {record.consistency:<11}  ", end="")
-    text.append(f"{size(record.bytes_read):>8} read  {size(record.bytes_stored):>8} stored  ")
-    text.append(f"{duration(record.seconds):>8}")
-    if record.mode == "full" and record.reason:
-        text.append_text(safe(f"  {record.reason}", "quiet"))
-    if cell_len(text.plain) > width:
-        text.truncate(max(width, 40), overflow="ellipsis")
+    """In columns, as many as there is room for; why it was read whole comes last."""
+    text = Text(f"{record.mode:<11}", end="")
+    why = record.reason if record.mode == "full" else ""
+    took = f"  {duration(record.seconds):>8}"
+    for part in (
+        f"  {record.consistency:<11}" if width >= _ALL else "",
+        f"  {size(record.bytes_read):>8} read",
+        f"  {size(record.bytes_stored):>8} stored",
+    ):
+        if cell_len(text.plain) + len(part) + len(took) <= width:
+            text.append(part)
+    text.append(took)
+    if why and width - cell_len(text.plain) > _LEAST_WHY:
+        text.append_text(safe(f"  {why}", "quiet"))
+        text.truncate(width, overflow="ellipsis")
     return text
 
 

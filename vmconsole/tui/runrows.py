@@ -23,6 +23,7 @@ STATES: Mapping[RunState, tuple[State, str]] = {
     RunState.DIED: (State.FAILED, "died"),
 }
 DIED = "The process vanished. Clean up after it with: vmconsole doctor --clean"
+_FEW = 2
 _UNDONE = (BackupState.FAILED, BackupState.DIED)
 _WORKING = (BackupState.RUNNING, BackupState.POSTPONED)
 
@@ -57,6 +58,10 @@ class RunRow:
 
     @property
     def what(self) -> str:
+        """Many names are counted; the detail has them all."""
+        names = self.run.subject.split(", ")
+        if self.run.kind == "backup" and len(names) > _FEW:
+            return f"backup {len(names)} guests ({names[0]} …)"
         return f"{self.run.kind} {self.run.subject}".strip()
 
     @property

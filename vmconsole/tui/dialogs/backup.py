@@ -43,7 +43,7 @@ def open_backup(
     def answered(command: Command | None) -> None:
         if command is None:
             return
-        console.notify(f"Starting: {visible(command.text)}", markup=False)
+        console.notify(f"Starting the backup of {_what(guests, group)} …", markup=False)
         console.carry_out(command, lambda ended: _begun(console, ended))
         if begun is not None:
             begun()
@@ -235,6 +235,12 @@ def _add(line: Text, item: Planned, glyphs: Glyphs, width: int) -> None:
         line.append("  " if beside else "\n    ").append_text(safe_lines(item.why, "quiet"))
     for warning in item.warnings:
         line.append("\n  ! ", "warning").append_text(safe_lines(warning))
+
+
+def _what(guests: Sequence[GuestRow], group: str) -> str:
+    if group:
+        return f"group {visible(group)}"
+    return visible(guests[0].guest.name) if len(guests) == 1 else _guests(len(guests))
 
 
 def _guests(count: int) -> str:

@@ -30,7 +30,9 @@ class RunScreen(Screen[None]):
     BINDINGS: ClassVar = bindings("run", "runs")
     AUTO_FOCUS = "Pane"
     CSS = """
-    RunScreen #heading { display: block; height: auto; max-height: 3; background: $surface; }
+    RunScreen #heading, RunScreen.-split #heading, RunScreen.-wide #heading {
+        display: block; height: auto; max-height: 3; background: $surface;
+    }
     """
 
     class Followed(Message):

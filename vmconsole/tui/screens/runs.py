@@ -26,16 +26,19 @@ from vmconsole.tui.widgets.listing import Column, Listing
 from vmconsole.tui.widgets.pane import Pane
 
 _TAIL = 200
+_SIDE_PERCENT = 38
+_FRAME = 6
+"""Columns that border, padding and scrollbar of a pane take."""
 
 
 class Runs(Place[RunRow]):
     PLACE: ClassVar = "runs"
     CONTEXTS: ClassVar = ("all", "list", "runs")
     BINDINGS: ClassVar = bindings("list", "runs")
-    CSS = """
-    Runs #detail { height: 45%; min-height: 7; }
-    Runs #note { height: auto; min-height: 2; max-height: 6; }
-    Runs #side { width: 38%; }
+    CSS = f"""
+    Runs #detail {{ height: 45%; min-height: 7; }}
+    Runs #note {{ height: auto; min-height: 2; max-height: 6; }}
+    Runs #side {{ width: {_SIDE_PERCENT}%; }}
     """
 
     class Followed(Message):
@@ -155,8 +158,15 @@ class Runs(Place[RunRow]):
         return text
 
     def detail(self, row: RunRow) -> Text:
-        width = self.query_one("#detail", Pane).scrollable_content_region.width or self.size.width - 6
-        return run_detail(row, self.watched.get(row.key), self.console_app.glyphs, self._now, width)
+        return run_detail(
+            row, self.watched.get(row.key), self.console_app.glyphs, self._now, self._detail_width
+        )
+
+    @property
+    def _detail_width(self) -> int:
+        """Columns. From the screen's: the pane itself does not know its own before it was drawn."""
+        width = self.size.width
+        return width * (100 - _SIDE_PERCENT) // 100 - _FRAME if self.has_class("-wide") else width - _FRAME
 
     def note(self, row: RunRow) -> Text:
         if not row.running:
@@ -170,7 +180,10 @@ class Runs(Place[RunRow]):
 
     def side(self, row: RunRow) -> Text:
         watched = self.watched.get(row.key)
-        return tail_text(watched.tail, self.picture.zone, _TAIL) if watched else Text(end="")
+        if watched is None:
+            return Text(end="")
+        ascii_only = self.console_app.glyphs.ascii
+        return tail_text(watched.tail, self.picture.zone, _TAIL, ascii_only=ascii_only)
 
     def side_title(self, row: RunRow) -> Text:
         return Text.assemble(("Log ", "title"), safe(row.run.id, "quiet"), end="")
