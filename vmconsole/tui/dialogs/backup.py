@@ -58,7 +58,7 @@ def backup_command(guests: Sequence[GuestRow], group: str, *, full: bool) -> Com
 
 def _begun(console: Console, ended: Ended) -> None:
     if ended.ok:
-        console.notify(f"Run {ended.run} has begun. 3 shows how far it is.", markup=False)
+        console.notify(f"Run {ended.run} has begun; 3 shows how far.", markup=False)
 
 
 class BackUp(Dialog[Command | None]):
