@@ -18,6 +18,7 @@ from vmconsole.tui.runrows import DIED, RunRow, outcome_of, speed
 from vmconsole.tui.states import Glyphs, State
 
 _ALL, _LEAST_WHY = 65, 14
+_STEP, _SIZES, _SPEED = 7, 13, 26
 _NAME, _MOST_BAR, _LEAST_BAR = 20, 32, 6
 
 
@@ -79,38 +80,36 @@ def bar(share: float, length: int, glyphs: Glyphs) -> Text:
 
 def _guest_line(guest: GuestPart, glyphs: Glyphs, now: datetime, width: int, names: int) -> Text:
     line = Text.assemble(
-        ("> " if glyphs.ascii else "▶ ", "running"),
-        fit(safe(guest.name, "strong"), names),
-        "  ",
-        end="",
+        ("> " if glyphs.ascii else "▶ ", "running"), fit(safe(guest.name, "strong"), names), "  ", end=""
     )
     if not guest.moving:
         line.append_text(safe(guest.step or "begins"))
         line.append(f"  {countdown((now - guest.since).total_seconds())}", "quiet")
         return line
-    step = fit(safe(guest.step, "quiet"), max(4, min(12, cell_len(guest.step))))
-    line.append_text(step).append(" ")
+    line.append_text(fit(safe(guest.step, "quiet"), _STEP)).append(" ")
     return _moving(line, guest.done, guest.total, speed(guest, now), glyphs, width)
 
 
 def _disk_line(disk: DiskPart, glyphs: Glyphs, now: datetime, width: int, names: int) -> Text:
-    line = Text.assemble("  ", fit(safe(disk.name, "quiet"), max(4, names)), "  ", end="")
+    line = Text.assemble("    ", fit(safe(disk.name, "quiet"), names + _STEP), " ", end="")
     if disk.complete:
         return line.append("read", "ok").append(f"  {size(disk.total)}", "quiet")
     rate = disk.rate(now)
-    return _moving(line, disk.done, disk.total, f"{size(round(rate))}/s" if rate else "", glyphs, width)
+    return _moving(line, disk.done, disk.total, f"{size(round(rate)) + '/s':>10}" if rate else "", glyphs, width)
 
 
 def _moving(line: Text, done: int, total: int, how_fast: str, glyphs: Glyphs, width: int) -> Text:
     """The rest of a line: a bar where there is room, then figures; the speed goes first where there is none."""
     share = min(1.0, done / total) if total else 1.0
-    # Rounded down: 100 % is said when it is true.
-    figures = f" {int(share * 100):3d} %  {progress_size(min(done, total), total)}"
+    # Rounded down: 100 % is said when it is true. Of one width, or bars would jump and differ.
+    figures = f" {int(share * 100):3d} %  {progress_size(min(done, total), total):>{_SIZES}}"
     room = width - cell_len(line.plain) - len(figures)
-    if how_fast and room >= len(how_fast) + 2:
+    if room >= _SPEED + _LEAST_BAR:
         figures += f"  {how_fast}"
-        # Of one width, or the bar would jump with every figure.
-        room -= max(len(how_fast), 24) + 2
+        room -= _SPEED
+    elif how_fast and room >= len(how_fast) + 2:
+        figures += f"  {how_fast}"
+        room = 0
     if room >= _LEAST_BAR:
         line.append_text(bar(share, min(_MOST_BAR, room), glyphs))
     return line.append(figures)

@@ -148,7 +148,7 @@ def guest_now(guest: GuestPart, now: datetime) -> str:
     if not guest.moving:
         return f"{guest.step or 'begins'} {countdown((now - guest.since).total_seconds())}"
     share = int(100 * guest.done / guest.total) if guest.total else 0
-    return "  ".join(part for part in (f"{min(share, 99)} %", speed(guest, now)) if part)
+    return "  ".join(part for part in (f"{min(share, 99)} %", speed(guest, now).strip()) if part)
 
 
 def speed(guest: GuestPart, now: datetime) -> str:
@@ -158,7 +158,7 @@ def speed(guest: GuestPart, now: datetime) -> str:
     rate, left = guest.rate(now), guest.left(now)
     if not rate or left is None:
         return ""
-    return f"{size(round(rate))}/s  {countdown(max(1.0, left))} left"
+    return f"{size(round(rate)) + '/s':>10}  {countdown(max(1.0, left))} left"
 
 
 def started(moment: datetime, now: datetime, zone: tzinfo) -> str:

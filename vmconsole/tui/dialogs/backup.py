@@ -224,7 +224,7 @@ def plan_text(guests: Sequence[GuestRow], plan: Plan | None, glyphs: Glyphs, wid
 
 def _add(line: Text, item: Planned, glyphs: Glyphs, width: int) -> None:
     if item.refused:
-        line.append_text(glyphs.label(State.FAILED, " ")).append_text(safe_lines(item.refused))
+        line.append(f"{glyphs.of(State.FAILED)} ", "failed").append_text(safe_lines(item.refused))
         if item.hint:
             line.append("\n  → ", "key").append_text(safe_lines(item.hint))
         return
