@@ -338,7 +338,7 @@ class Listing(ScrollView, Generic[R], can_focus=True):
     def _strip(self, text: Text, over: str) -> Strip:
         theme = console_of(self).colours
         painted = theme.paint(text)
-        width = self._room
+        width = self.size.width
         if (short := width - cell_len(painted.plain)) > 0:
             painted.append(" " * short)
         base = self.rich_style + theme.style(over) if over else self.rich_style
