@@ -82,6 +82,7 @@ def test_runs_as_they_look(tmp_path, drive, width, height, monkeypatch):
         async with world.console(width, height) as driver:
             await driver.press("3")
             await driver.see("100 MiB/s")
+            await driver.see("stored 512 MiB" if width >= 120 else "512 MiB")
             same_as_kept(f"runs-{width}x{height}", driver.screen)
 
     drive(test())

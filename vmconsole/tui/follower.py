@@ -5,44 +5,35 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from vmconsole.errors import VmconsoleError
 from vmconsole.front.services import Services
-from vmconsole.model.history import BackupRecord
 from vmconsole.model.run import Run, RunState
 from vmconsole.tui.following import Following, follow
-from vmconsole.tui.logtext import Line, lines_of
+from vmconsole.tui.logtext import lines_of
+from vmconsole.tui.runrows import RunRow, Watched, run_row
 
 _SECONDS = 1.0
 _TAIL = 200
+_ROWS_AT_ONCE = 25
 _REMEMBERED = 40
 """Runs that have ended and were looked at; they say the same for ever."""
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """All that is known of one run. records: what became of its guests. tail: the last lines of its log."""
-
-    run: Run
-    following: Following = field(default_factory=Following)
-    records: tuple[BackupRecord, ...] = ()
-    tail: tuple[Line, ...] = ()
-
-    @property
-    def over(self) -> bool:
-        return self.run.state is not RunState.RUNNING
-
-
 class Follower:
-    """give: is called from the follower's thread with what is known of the running runs and of the one that is
-    wanted, by run id, whenever some of it is new.
+    """give: is called from the follower's thread, whenever something is new, with what is known of the running runs
+    and of the one that is wanted, and with the rows of runs that have ended; both by run id.
     """
 
-    def __init__(self, services: Services, give: Callable[[Mapping[str, Watched]], object]) -> None:
+    def __init__(
+        self, services: Services, give: Callable[[Mapping[str, Watched], Mapping[str, RunRow]], object]
+    ) -> None:
         self._services, self._give = services, give
+        self._rows: dict[str, RunRow] = {}
+        self._all: Sequence[Run] = ()
         self._known: dict[str, Watched] = {}
         self._wanted: Sequence[Run] = ()
         self._wake: threading.Event | None = None
@@ -58,8 +49,9 @@ class Follower:
         if before is not None:
             before.set()
 
-    def want(self, runs: Sequence[Run]) -> None:
-        """Those that are running, and the one under the cursor."""
+    def want(self, runs: Sequence[Run], others: Sequence[Run] = ()) -> None:
+        """runs: those that are running, and the one under the cursor. others: of which only the row is wanted."""
+        self._all = others
         before = {(run.id, run.state) for run in self._wanted}
         self._wanted = tuple(runs)
         if self._wake is not None and any((run.id, run.state) not in before for run in runs):
@@ -70,10 +62,30 @@ class Follower:
         while self._wake is wake:
             wake.clear()
             found = self._found(self._wanted)
-            if found != given and self._wake is wake:
+            fresh = self._read_rows()
+            if (fresh or found != given) and self._wake is wake:
                 given = found
-                self._give(found)
-            wake.wait(_SECONDS)
+                self._give(found, dict(self._rows))
+            # As long as there are rows to be read, what goes on is looked at between them.
+            if fresh < _ROWS_AT_ONCE:
+                wake.wait(_SECONDS)
+
+    def _read_rows(self) -> int:
+        """Some of those that are missing; returns how many."""
+        others = self._all
+        missing = [run for run in others if run.state is not RunState.RUNNING and run.id not in self._rows]
+        now, count = self._services.clock.now(), 0
+        for run in missing[:_ROWS_AT_ONCE]:
+            try:
+                records = self._services.history.of_run(run.id)
+            except VmconsoleError:
+                break
+            self._rows[run.id] = run_row(run, records, Following(), (), now)
+            count += 1
+        if len(self._rows) > 2 * len(others) + _ROWS_AT_ONCE:
+            ids = {run.id for run in others}
+            self._rows = {key: row for key, row in self._rows.items() if key in ids}
+        return count
 
     def _found(self, wanted: Sequence[Run]) -> dict[str, Watched]:
         found: dict[str, Watched] = {}

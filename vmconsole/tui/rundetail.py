@@ -11,10 +11,9 @@ from rich.text import Text
 from vmconsole.model.history import BackupRecord, BackupState
 from vmconsole.model.run import RunState
 from vmconsole.model.words import countdown, duration, progress_size, size, visible
-from vmconsole.tui.follower import Watched
 from vmconsole.tui.following import DiskPart, Following, GuestPart, Stage
 from vmconsole.tui.format import fit, safe, safe_lines
-from vmconsole.tui.runrows import DIED, RunRow, outcome_of, speed
+from vmconsole.tui.runrows import DIED, RunRow, Watched, outcome_of, speed
 from vmconsole.tui.states import Glyphs, State
 
 _ALL, _LEAST_WHY = 65, 14
@@ -95,7 +94,9 @@ def _disk_line(disk: DiskPart, glyphs: Glyphs, now: datetime, width: int, names:
     if disk.complete:
         return line.append("read", "ok").append(f"  {size(disk.total)}", "quiet")
     rate = disk.rate(now)
-    return _moving(line, disk.done, disk.total, f"{size(round(rate)) + '/s':>10}" if rate else "", glyphs, width)
+    return _moving(
+        line, disk.done, disk.total, f"{size(round(rate)) + '/s':>10}" if rate else "", glyphs, width
+    )
 
 
 def _moving(line: Text, done: int, total: int, how_fast: str, glyphs: Glyphs, width: int) -> Text:

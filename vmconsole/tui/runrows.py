@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 
 from vmconsole.model.history import BackupRecord, BackupState
 from vmconsole.model.run import Run, RunState
 from vmconsole.model.words import countdown, size
-from vmconsole.tui.follower import Watched
 from vmconsole.tui.following import Following, GuestPart
+from vmconsole.tui.logtext import Line
 from vmconsole.tui.picture import GuestRow, Picture
 from vmconsole.tui.states import State
 
@@ -26,6 +26,20 @@ DIED = "The process vanished. Clean up after it with: vmconsole doctor --clean"
 _FEW = 2
 _UNDONE = (BackupState.FAILED, BackupState.DIED)
 _WORKING = (BackupState.RUNNING, BackupState.POSTPONED)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """All that is known of one run. records: what became of its guests. tail: the last lines of its log."""
+
+    run: Run
+    following: Following = field(default_factory=Following)
+    records: tuple[BackupRecord, ...] = ()
+    tail: tuple[Line, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        return self.run.state is not RunState.RUNNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +83,24 @@ class RunRow:
         return self.run.state in (RunState.FAILED, RunState.DIED, RunState.WARNINGS)
 
 
-def run_rows(picture: Picture, watched: Mapping[str, Watched], now: datetime) -> list[RunRow]:
-    """Those that run first, then the newest first. watched: what is known of some of them, by id."""
-    by_run: dict[str, list[BackupRecord]] = {}
-    for record in reversed(picture.recent):
-        by_run.setdefault(record.run, []).append(record)
+def run_rows(
+    picture: Picture, watched: Mapping[str, Watched], ended: Mapping[str, RunRow], now: datetime
+) -> list[RunRow]:
+    """Those that run first, then the newest first.
+
+    watched: what is known of some of them; ended: rows of those that have ended; both by id.
+    """
     rows = []
     for run in picture.runs:
         known = watched.get(run.id)
-        # The watched run may have ended since the picture was taken.
-        current = known.run if known is not None else run
-        records: Sequence[BackupRecord] = known.records if known is not None else by_run.get(run.id, ())
-        following = known.following if known is not None else Following()
-        rows.append(run_row(current, records, following, picture.guests, now))
+        if known is not None:
+            # It may have ended since the picture was taken.
+            row = run_row(known.run, known.records, known.following, picture.guests, now)
+        elif run.state is not RunState.RUNNING and run.id in ended:
+            row = ended[run.id]
+        else:
+            row = run_row(run, (), Following(), picture.guests, now)
+        rows.append(row)
     return sorted(rows, key=lambda row: not row.running)
 
 

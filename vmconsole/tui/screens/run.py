@@ -14,11 +14,11 @@ from textual.widgets import Static
 from vmconsole.model.run import Run
 from vmconsole.tui.context import console_of
 from vmconsole.tui.dialogs.stopping import ask_to_stop, why_not_stop
-from vmconsole.tui.follower import Follower, Watched
+from vmconsole.tui.follower import Follower
 from vmconsole.tui.format import safe
 from vmconsole.tui.keymap import bindings
 from vmconsole.tui.rundetail import run_detail
-from vmconsole.tui.runrows import RunRow, run_row
+from vmconsole.tui.runrows import RunRow, Watched, run_row
 from vmconsole.tui.widgets.bars import KeyBar
 from vmconsole.tui.widgets.pane import Pane
 
@@ -70,7 +70,7 @@ class RunScreen(Screen[None]):
     def on_unmount(self) -> None:
         self.on_screen_suspend()
 
-    def _found(self, found: Mapping[str, Watched]) -> None:
+    def _found(self, found: Mapping[str, Watched], _: object) -> None:
         if self._run.id in found:
             self.post_message(self.Followed(found[self._run.id]))
 

@@ -12,14 +12,14 @@ from textual.message import Message
 from vmconsole.model.run import RunState
 from vmconsole.model.words import size
 from vmconsole.tui.dialogs.stopping import ask_to_stop, why_not_stop
-from vmconsole.tui.follower import Follower, Watched
+from vmconsole.tui.follower import Follower
 from vmconsole.tui.following import Following
 from vmconsole.tui.format import safe, safe_lines
 from vmconsole.tui.keymap import bindings
 from vmconsole.tui.logtext import tail_text
 from vmconsole.tui.picture import Picture
 from vmconsole.tui.rundetail import run_detail, working_lines
-from vmconsole.tui.runrows import RunRow, run_rows, started
+from vmconsole.tui.runrows import RunRow, Watched, run_rows, started
 from vmconsole.tui.screens.place import Place
 from vmconsole.tui.states import State
 from vmconsole.tui.widgets.listing import Column, Listing
@@ -42,11 +42,11 @@ class Runs(Place[RunRow]):
     """
 
     class Followed(Message):
-        """watched: by run id, what is known of the runs that go on, and of the one under the cursor."""
+        """By run id: what is known of the runs that go on and of the one under the cursor, and rows of the others."""
 
-        def __init__(self, watched: Mapping[str, Watched]) -> None:
+        def __init__(self, watched: Mapping[str, Watched], ended: Mapping[str, RunRow]) -> None:
             super().__init__()
-            self.watched = watched
+            self.watched, self.ended = watched, ended
 
         def can_replace(self, message: Message) -> bool:
             return isinstance(message, Runs.Followed)
@@ -54,6 +54,7 @@ class Runs(Place[RunRow]):
     def __init__(self) -> None:
         super().__init__()
         self.watched: Mapping[str, Watched] = {}
+        self._ended: Mapping[str, RunRow] = {}
         self._follower: Follower | None = None
         self._left: datetime | None = None
 
@@ -62,7 +63,7 @@ class Runs(Place[RunRow]):
     def on_screen_resume(self) -> None:
         if self._follower is None:
             self._follower = Follower(
-                self.console_app.services, lambda found: self.post_message(self.Followed(found))
+                self.console_app.services, lambda found, ended: self.post_message(self.Followed(found, ended))
             )
         self._want()
         self._follower.start()
@@ -83,7 +84,7 @@ class Runs(Place[RunRow]):
         self.on_screen_suspend()
 
     def on_runs_followed(self, message: Followed) -> None:
-        self.watched = message.watched
+        self.watched, self._ended = message.watched, message.ended
         if self.held_still:
             return
         self.listing.change(self.rows(self.picture))
@@ -100,7 +101,8 @@ class Runs(Place[RunRow]):
         if self._follower is not None:
             current = [self.current.run] if self.current else []
             running = self.picture.running
-            self._follower.want([*running, *(run for run in current if run not in running)])
+            wanted = [*running, *(run for run in current if run not in running)]
+            self._follower.want(wanted, self.picture.runs)
 
     @property
     def _now(self) -> datetime:
@@ -129,7 +131,7 @@ class Runs(Place[RunRow]):
         )
 
     def rows(self, picture: Picture) -> Sequence[RunRow]:
-        return run_rows(picture, self.watched, self._now)
+        return run_rows(picture, self.watched, self._ended, self._now)
 
     def heading(self, picture: Picture) -> Text:
         text = Text("Runs ", "title", end="")
