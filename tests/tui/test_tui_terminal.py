@@ -16,6 +16,7 @@ from demo.open_shop import SLOW, open_shop
 
 from vmconsole.interfaces import Cancel
 from vmconsole.model.run import Run, RunState
+from vmconsole.tui.states import Glyphs
 from vmconsole.wiring.services import Wiring
 
 SECONDS = 120.0
@@ -53,7 +54,7 @@ class Terminal:
 
     @property
     def cursor_line(self) -> str:
-        return next((line for line in self.screen.splitlines() if "▸" in line), "")
+        return next((line for line in self.screen.splitlines() if Glyphs().cursor in line), "")
 
     def close(self) -> None:
         """As when the connection breaks and the machine's tmux is ended: everything in it is hung up."""

@@ -226,12 +226,12 @@ class LogScreen(Screen[None], Pictured):
 
     @property
     def name_to_copy(self) -> str:
-        """The marked lines, or the one under the cursor."""
+        """The marked lines, or the one under the cursor: in one line, which a shell does not run when it is pasted."""
         chosen = [
             line.text.strip() if line.follows else f"{line.clock(self._zone)} {line.text.strip()}"
             for line in self.listing.chosen
         ]
-        return safe_lines("\n".join(chosen)).plain or self._run
+        return safe(" · ".join(chosen)).plain or self._run
 
     @property
     def command_to_copy(self) -> Sequence[str]:
