@@ -20,7 +20,8 @@ from vmconsole.tui.states import Glyphs
 from vmconsole.wiring.services import Wiring
 
 SECONDS = 120.0
-KVM_ONLY = '[groups.nightly]\nhosts = ["kvm1"]\n'
+# 240 MiB at this rate: a dozen seconds to do something in.
+SLOWLY = '[groups.nightly]\nhosts = ["kvm1"]\n\n[limits]\nrate = "20 MiB/s"\n'
 
 
 class Terminal:
@@ -79,7 +80,7 @@ def wait_until(look: Callable[[], bool], what: Callable[[], str]) -> None:
 def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if shutil.which("tmux") is None and not os.environ.get("CI"):
         pytest.skip("there is no tmux")
-    with open_shop(tmp_path_factory.mktemp("shop"), groups=KVM_ONLY, slow=True) as path:
+    with open_shop(tmp_path_factory.mktemp("shop"), groups=SLOWLY, slow=True) as path:
         yield path
 
 
