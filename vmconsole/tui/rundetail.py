@@ -17,6 +17,7 @@ from vmconsole.tui.runrows import DIED, RunRow, Watched, outcome_of, speed
 from vmconsole.tui.states import Glyphs, State
 
 _ALL, _LEAST_WHY = 65, 14
+_SAY_MORE = ("died", "stopped", "not done")
 _STEP, _SIZES, _SPEED = 7, 13, 26
 _NAME, _MOST_BAR, _LEAST_BAR = 20, 32, 6
 
@@ -68,6 +69,11 @@ def working_lines(row: RunRow, following: Following, glyphs: Glyphs, now: dateti
     for why in following.held.values():
         text.append(glyphs.of(State.PAUSED) + " ", "late").append_text(safe_lines(why, "late")).append("\n")
     return text
+
+
+def label_of(state: State, word: str, glyphs: Glyphs) -> Text:
+    """In ASCII the state is a word itself: ours is added where it says more."""
+    return glyphs.label(state, word if not glyphs.ascii or word in _SAY_MORE else "")
 
 
 def bar(share: float, length: int, glyphs: Glyphs) -> Text:
@@ -138,7 +144,7 @@ def _order(record: BackupRecord) -> tuple[bool, bool]:
 def _ended(record: BackupRecord, part: GuestPart | None, glyphs: Glyphs, width: int, names: int) -> Text:
     state, word = outcome_of(record)
     text = Text.assemble(
-        fit(glyphs.label(state, word), 11), fit(safe(record.guest, "strong"), names), "  ", end=""
+        fit(label_of(state, word, glyphs), 11), fit(safe(record.guest, "strong"), names), "  ", end=""
     )
     if record.good:
         text.append_text(_figures(record, width - cell_len(text.plain)))
@@ -181,7 +187,7 @@ def _part(guest: GuestPart, glyphs: Glyphs) -> Text:
         Stage.POSTPONED: (State.QUEUED, "postponed"),
         Stage.LEFT: (State.OFF, "not done"),
     }[guest.stage]
-    text = Text.assemble(fit(glyphs.label(state, word), 11), safe(guest.name, "strong"), "  ", end="")
+    text = Text.assemble(fit(label_of(state, word, glyphs), 11), safe(guest.name, "strong"), "  ", end="")
     text.append_text(safe_lines(guest.told))
     if guest.bytes_read:
         text.append(f"  {size(guest.bytes_read)} in {duration(guest.seconds)}", "quiet")

@@ -21,6 +21,7 @@ from vmconsole.tui.format import safe, safe_lines
 from vmconsole.tui.keymap import bindings
 from vmconsole.tui.logreader import LogPart, LogReader
 from vmconsole.tui.logtext import Line, as_ascii
+from vmconsole.tui.rundetail import label_of
 from vmconsole.tui.runrows import RunRow, run_row
 from vmconsole.tui.widgets.bars import KeyBar
 from vmconsole.tui.widgets.listing import Column, Listing
@@ -147,7 +148,7 @@ class LogScreen(Screen[None], Pictured):
             text.append("reading …", "quiet")
         else:
             text.append_text(safe(row.what, "title")).append("\n")
-            text.append_text(console.glyphs.label(row.state, row.word))
+            text.append_text(label_of(row.state, row.word, console.glyphs))
             text.append(f"  {row.run.started.astimezone(self._zone):%Y-%m-%d %H:%M} · {row.took}", "quiet")
             text.append_text(safe(f" · {row.run.id}", "quiet"))
             if row.running and row.told:

@@ -17,7 +17,7 @@ from vmconsole.tui.dialogs.stopping import ask_to_stop, why_not_stop
 from vmconsole.tui.follower import Follower
 from vmconsole.tui.format import safe
 from vmconsole.tui.keymap import bindings
-from vmconsole.tui.rundetail import run_detail
+from vmconsole.tui.rundetail import label_of, run_detail
 from vmconsole.tui.runrows import RunRow, Watched, run_row
 from vmconsole.tui.widgets.bars import KeyBar
 from vmconsole.tui.widgets.pane import Pane
@@ -92,7 +92,7 @@ class RunScreen(Screen[None]):
     def _show(self) -> None:
         console, row = console_of(self), self._row
         when = self._run.started.astimezone(console.picture.zone)
-        title = Text.assemble(console.glyphs.label(row.state, row.word), "  ", end="")
+        title = Text.assemble(label_of(row.state, row.word, console.glyphs), "  ", end="")
         title.append_text(safe(row.what, "title"))
         title.append(f"\n{when:%Y-%m-%d %H:%M} · {row.took}", "quiet")
         if row.left:

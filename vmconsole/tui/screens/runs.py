@@ -18,7 +18,7 @@ from vmconsole.tui.format import safe, safe_lines
 from vmconsole.tui.keymap import bindings
 from vmconsole.tui.logtext import tail_text
 from vmconsole.tui.picture import Picture
-from vmconsole.tui.rundetail import run_detail, working_lines
+from vmconsole.tui.rundetail import label_of, run_detail, working_lines
 from vmconsole.tui.runrows import RunRow, Watched, run_rows, started
 from vmconsole.tui.screens.place import Place
 from vmconsole.tui.states import State
@@ -113,7 +113,7 @@ class Runs(Place[RunRow]):
     def make_listing(self) -> Listing[RunRow]:
         glyphs = self.console_app.glyphs
         columns: list[Column[RunRow]] = [
-            Column("state", 10, lambda row: glyphs.label(row.state, row.word), sort=lambda row: row.word),
+            Column("state", 10, lambda row: label_of(row.state, row.word, glyphs), sort=lambda row: row.word),
             Column("run", 16, lambda row: safe(row.what), grow=True, sort=lambda row: row.what),
             Column("started", 11, self._started, sort=lambda row: row.run.started.timestamp()),
             Column("took", 11, _took, right=True, drop=1),
