@@ -91,6 +91,20 @@ def test_progress_comes_in_by_itself_and_the_end_too(shop, drive):
     drive(test())
 
 
+def test_that_nothing_comes_is_told_though_nothing_comes(shop, drive):
+    a_busy_night(shop)
+
+    async def test():
+        async with shop.console(120, 36) as driver:
+            await driver.press("3")
+            await driver.see("100 MiB/s")
+            shop.clock.time += timedelta(seconds=15)
+            await driver.see("nothing came for 15 s")
+            assert "2 m 15 s" in driver.line(f"{CURSOR} ▶ running")
+
+    drive(test())
+
+
 def test_held_still_nothing_moves(shop, drive):
     run = a_busy_night(shop)
 
@@ -100,8 +114,11 @@ def test_held_still_nothing_moves(shop, drive):
             await driver.see("2.9/9.0 GiB")
             await driver.press("z")
             say(shop, run, (0, DiskProgress("", "web-01", "vda", 6 * GIB, 9 * GIB)))
-            watched = driver.app.screen.watched
-            await driver.wait_for(lambda: driver.app.screen.watched is not watched, "the next look")
+
+            def read() -> int:
+                return driver.app.screen.watched[run.id].following.guests["web-01"].done
+
+            await driver.wait_for(lambda: read() == 6 * GIB, "the next look")
             assert "2.9/9.0 GiB" in driver.screen
             await driver.press("z")
             await driver.see("6.0/9.0 GiB")

@@ -24,8 +24,10 @@ _REMEMBERED = 40
 
 
 class Follower:
-    """give: is called from the follower's thread, whenever something is new, with what is known of the running runs
-    and of the one that is wanted, and with the rows of runs that have ended; both by run id.
+    """give: is called from the follower's thread, whenever something is new and once a second while runs go on.
+
+    It is given what is known of the running runs and of the one that is wanted, and the rows of runs that have
+    ended; both by run id.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class Follower:
             wake.clear()
             found = self._found(self._wanted)
             fresh = self._read_rows()
-            if (fresh or found != given) and self._wake is wake:
+            # Times go on, and that nothing comes is told too.
+            going_on = any(not known.over for known in found.values())
+            if (fresh or going_on or found != given) and self._wake is wake:
                 given = found
                 self._give(found, dict(self._rows))
             # As long as there are rows to be read, what goes on is looked at between them.

@@ -94,7 +94,7 @@ class Runs(Place[RunRow]):
         self._want()
         super().show_row()
         side = self.query_one("#side", Pane)
-        if side.display:
+        if side.display and not side.has_focus:
             self.call_after_refresh(side.scroll_end, animate=False)
 
     def _want(self) -> None:
