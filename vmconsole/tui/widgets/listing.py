@@ -260,8 +260,8 @@ class Listing(ScrollView, Generic[R], can_focus=True):
 
     @property
     def _room(self) -> int:
-        """Columns of a line: what the scrollbar leaves."""
-        return self.scrollable_content_region.width
+        """Columns of the terminal, without the scrollbar."""
+        return self.scrollable_content_region.width or self.size.width
 
     def _fitting(self) -> list[Column[R]]:
         """The columns there is room for."""
