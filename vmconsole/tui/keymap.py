@@ -79,11 +79,17 @@ KEYS = (
     Key("guests.group", "a", "add to group", "put the guest into a group", "guests", risk=Risk.CHANGES),
     # --- groups ---
     # --- runs ---
+    Key("runs.stop", "x", "stop", "stop the run cleanly", "runs", shown=True, risk=Risk.STOPS),
+    Key("run.log", "l,enter", "log", "the log of this run", "run", shown=True),
     # --- points ---
     # --- repositories ---
     # --- hosts ---
     # --- restore ---
     # --- log ---
+    Key("log.find", "slash", "find", "only lines with these words", "log", shown=True),
+    Key("log.problems", "exclamation_mark", "problems", "only warnings and errors", "log", shown=True),
+    Key("log.mark", "space", "mark", "mark the line; y then copies all marked lines", "log"),
+    Key("log.steps", "w", "steps", "also every step and how long it took", "log", shown=True),
 )
 
 

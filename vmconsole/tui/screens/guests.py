@@ -133,6 +133,13 @@ class Guests(Place[GuestRow]):
     def log_of(self, row: GuestRow) -> str:
         return row.last.run if row.last else ""
 
+    def action_guests_backup(self) -> None:
+        from vmconsole.tui.dialogs.backup import open_backup
+
+        listing = self.listing
+        if listing.chosen:
+            open_backup(self.console_app, listing.chosen, begun=listing.clear_marks)
+
     @property
     def name_to_copy(self) -> str:
         return self.current.guest.name if self.current else ""

@@ -121,6 +121,20 @@ class Listing(ScrollView, Generic[R], can_focus=True):
         self.marks &= {self._key(row) for row in rows}
         self._arrange()
 
+    def change(self, rows: Sequence[R]) -> None:
+        """As show(), for rows whose cells depend on nothing else: only those that are others now are repainted."""
+        before, keys = self.shown, [self._key(row) for row in self.shown]
+        self._rows = rows
+        chosen = self._chosen()
+        if [self._key(row) for row in chosen] != keys:
+            self.show(rows)
+            return
+        self.shown = chosen
+        top = round(self.scroll_y)
+        for index in range(top, min(top + self._page, len(chosen))):
+            if chosen[index] != before[index]:
+                self._repaint(index)
+
     def move_to(self, key: str) -> bool:
         """Put the cursor on a row; False when it is not shown."""
         for index, row in enumerate(self.shown):
@@ -165,8 +179,13 @@ class Listing(ScrollView, Generic[R], can_focus=True):
         self.refresh()
         self.post_message(self.Moved())
 
-    def _arrange(self) -> None:
-        before, at = self._cursor_key, self._cursor
+    def clear_marks(self) -> None:
+        self.marks = set()
+        self.refresh()
+        self.post_message(self.Moved())
+
+    def _chosen(self) -> list[R]:
+        """The rows that are shown, in their order."""
         chosen = [
             row
             for row in self._rows
@@ -176,7 +195,11 @@ class Listing(ScrollView, Generic[R], can_focus=True):
             chosen.sort(key=order, reverse=self.reverse)  # type: ignore[arg-type]
         elif self.reverse:
             chosen.reverse()
-        self.shown = chosen
+        return chosen
+
+    def _arrange(self) -> None:
+        before, at = self._cursor_key, self._cursor
+        self.shown = chosen = self._chosen()
         self._cursor = next(
             (index for index, row in enumerate(chosen) if self._key(row) == before),
             max(0, min(at, len(chosen) - 1)),
