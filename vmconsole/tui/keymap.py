@@ -83,6 +83,27 @@ KEYS = (
     # --- repositories ---
     # --- hosts ---
     # --- restore ---
+    Key("restore.next", "enter", "go on", "on to the next question or step", "restore", shown=True),
+    Key(
+        "restore.start",
+        "s",
+        "restore",
+        "begin the restore that was reviewed",
+        "restore",
+        shown=True,
+        risk=Risk.CHANGES,
+    ),
+    Key("restore.files", "f", "look inside", "what this restore point holds", "restore", shown=True),
+    Key(
+        "restore.month-back",
+        "left_square_bracket",
+        "month back",
+        "to the month before",
+        "restore",
+        shown=True,
+    ),
+    Key("restore.month-on", "right_square_bracket", "month on", "to the month after", "restore"),
+    Key("restore.check", "c", "check again", "the dry run once more", "restore"),
     # --- log ---
 )
 
