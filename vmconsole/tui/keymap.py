@@ -104,6 +104,14 @@ KEYS = (
     ),
     Key("restore.month-on", "right_square_bracket", "month on", "to the month after", "restore"),
     Key("restore.check", "c", "check again", "the dry run once more", "restore"),
+    Key("browse.open", "enter", "open", "into the folder, or show the file", "browse", shown=True),
+    Key("browse.up", "backspace,left", "up", "to the folder above", "browse", shown=True),
+    Key("browse.filter", "slash", "filter", "narrow the list as you type", "browse", shown=True),
+    Key("browse.sort", "s", "sort", "sort by the next column", "browse"),
+    Key(
+        "browse.restore", "r", "restore", "restore from this point: what, where, review", "browse", shown=True
+    ),
+    Key("browse.again", "c", "read again", "read the repository once more", "browse"),
     # --- log ---
 )
 

@@ -1,17 +1,371 @@
-"""Browse: what a restore point holds."""
+"""Browse: what a restore point holds, folder by folder."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.message import Message
+from textual.screen import Screen
+from textual.widgets import Input, Static
+
+from vmconsole.errors import VmconsoleError
+from vmconsole.front.capabilities import capability
+from vmconsole.model.point import RestorePoint
+from vmconsole.model.words import size
+from vmconsole.tui.browsing.reading import MAX_SHOWN, Opened, newest_point, open_point, read_file
+from vmconsole.tui.browsing.tree import Entry, Kind, Tree, mode_text, readable
+from vmconsole.tui.context import console_of
+from vmconsole.tui.format import safe, safe_lines
+from vmconsole.tui.keymap import bindings
+from vmconsole.tui.widgets.bars import KeyBar
+from vmconsole.tui.widgets.listing import Column, Listing
+from vmconsole.tui.widgets.pane import Pane
 
 if TYPE_CHECKING:
-    from vmconsole.model.point import RestorePoint
     from vmconsole.tui.app import Console
 
 
 def open_browse(console: Console, point: RestorePoint, repository: str) -> None:
-    pass
+    console.push_screen(BrowseScreen(point, point.uuid, repository))
 
 
 def browse_newest(console: Console, guest: str, repository: str) -> None:
-    pass
+    """guest: its uuid; the newest restore point of it is opened."""
+    console.push_screen(BrowseScreen(None, guest, repository))
+
+
+class BrowseScreen(Screen[None]):
+    """folder: the path that is shown; empty at the top."""
+
+    CONTEXTS: ClassVar = ("all", "browse")
+    BINDINGS: ClassVar = bindings("browse")
+    AUTO_FOCUS = "Listing"
+    CSS = """
+    BrowseScreen #inside { height: 1fr; }
+    BrowseScreen #path { height: 1; padding: 0 1; background: $panel; }
+    BrowseScreen #preview { width: 1fr; }
+    BrowseScreen Listing { width: 1fr; }
+    BrowseScreen.-narrow #preview { display: none; }
+    BrowseScreen.-split #preview, BrowseScreen.-wide #preview {
+        border: round $border-blurred; border-title-color: $foreground;
+    }
+    BrowseScreen.-wide Listing { width: 90; }
+    BrowseScreen #said { height: auto; max-height: 5; padding: 0 1; background: $surface; }
+    """
+
+    class Ready(Message):
+        def __init__(self, opened: Opened) -> None:
+            super().__init__()
+            self.opened = opened
+
+    class Failed(Message):
+        def __init__(self, error: VmconsoleError) -> None:
+            super().__init__()
+            self.error = error
+
+    class Content(Message):
+        def __init__(self, entry: Entry, content: bytes) -> None:
+            super().__init__()
+            self.entry, self.content = entry, content
+
+    def __init__(self, point: RestorePoint | None, guest: str, repository: str) -> None:
+        super().__init__()
+        self._point, self._guest, self._repository = point, guest, repository
+        self._tree: Tree | None = None
+        self._busy = False
+        self.folder = ""
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="path", markup=False)
+        columns: list[Column[Entry]] = [
+            Column("name", 24, self._cell_name, grow=True, sort=lambda entry: entry.order),
+            Column("size", 9, _size, right=True, sort=lambda entry: entry.size),
+            Column("changed", 16, self._changed, drop=2, sort=lambda entry: entry.changed or 0.0),
+            Column("mode", 9, lambda entry: safe(mode_text(entry.member), "quiet"), drop=3),
+            Column("owner", 9, _owner, drop=4),
+        ]
+        with Horizontal(id="inside"):
+            yield Listing(
+                columns,
+                lambda entry: entry.path,
+                lambda entry: {"name": entry.name, "size": entry.size, "kind": entry.kind.value},
+                empty="",
+            )
+            yield Pane(id="preview")
+        yield Static(id="said", markup=False)
+        yield Input(placeholder="filter", id="filter")
+        yield KeyBar()
+
+    def on_mount(self) -> None:
+        self.query_one("#filter").display = False
+        self._read()
+
+    # --- reading ---
+
+    def _in_thread(self, work: Callable[[], Message]) -> None:
+        """A daemon: a repository far away holds up neither the screen nor the end."""
+
+        def run() -> None:
+            try:
+                self.post_message(work())
+            except VmconsoleError as error:
+                self.post_message(self.Failed(error))
+
+        self._busy = True
+        self._show()
+        threading.Thread(target=run, name="browse", daemon=True).start()
+
+    def _read(self) -> None:
+        services = console_of(self).services
+
+        def work() -> Message:
+            point = self._point or newest_point(services, self._guest, self._repository)
+            return self.Ready(open_point(services, point, self._repository))
+
+        self._say(Text(f"Reading repository {self._repository} …", "running", end=""))
+        self._in_thread(work)
+
+    def on_browse_screen_ready(self, message: Ready) -> None:
+        opened = message.opened
+        self._busy, self._tree, self._point = False, opened.tree, opened.point
+        self.query_one(Listing).empty = "This folder is empty."
+        self._say(safe_lines(opened.doubt, "quiet"))
+        self._show()
+
+    def on_browse_screen_failed(self, message: Failed) -> None:
+        self._busy = False
+        error = message.error
+        text = Text.assemble(("✗ ", "failed"), safe_lines(error.message), end="")
+        if error.hint:
+            text.append("\n→ ", "key").append_text(safe_lines(error.hint))
+        self._say(text.append("\nc reads again, esc goes back.", "quiet"))
+        self._show()
+
+    def _say(self, text: Text) -> None:
+        line = self.query_one("#said", Static)
+        line.display = bool(text.plain)
+        line.update(console_of(self).colours.paint(text))
+
+    # --- showing ---
+
+    def _show(self, at: str = "") -> None:
+        listing = self.query_one(Listing)
+        listing.show(self._tree.inside(self.folder) if self._tree else [])
+        if not at or not listing.move_to(at):
+            listing.action_edge(-1)
+        self._show_heading()
+        self.show_row()
+
+    def _show_heading(self) -> None:
+        console = console_of(self)
+        row, point = console.picture.guest(self._guest), self._point
+        name = point.guest if point else row.guest.name if row else ""
+        text = Text.assemble("Inside ", safe(name, "title"), end="")
+        if point is not None:
+            text.append(f"  {point.time.astimezone(console.picture.zone):%Y-%m-%d %H:%M}", "quiet")
+        text.append("   /", "quiet").append_text(safe(self.folder.replace("/", " / "), "key"))
+        self.query_one("#path", Static).update(console.colours.paint(text))
+
+    def show_row(self) -> None:
+        preview, entry = self.query_one("#preview", Pane), self._entry
+        if preview.display:
+            preview.border_title = ""
+            preview.show(self._preview(entry) if entry else Text(end=""))
+            preview.scroll_home(animate=False)
+        self.query_one(KeyBar).refresh()
+
+    @property
+    def _entry(self) -> Entry | None:
+        return self.query_one(Listing).current
+
+    def _preview(self, entry: Entry) -> Text:
+        text = Text.assemble(safe(entry.name, "title"), "\n", end="")
+        if entry.note:
+            text.append(f"{safe(entry.note).plain}\n", "quiet")
+        text.append("\n")
+        if entry.kind is Kind.TEXT and self._tree is not None:
+            return text.append_text(content_text(entry, self._tree.texts.get(entry.path, b"")))
+        if entry.kind is Kind.FOLDER and self._tree is not None:
+            inside = self._tree.inside(entry.path)
+            return text.append(f"{len(inside)} inside\n", "quiet").append_text(
+                Text("\n".join(safe(item.name).plain for item in inside[:40]), end="")
+            )
+        if entry.kind is Kind.DISK:
+            return text.append_text(files_later())
+        if entry.kind is Kind.TAR:
+            return text.append("The container's files are in the folder files, one by one.\n")
+        text.append(f"{size(entry.size)}  {mode_text(entry.member)}  {_owner(entry).plain}\n")
+        if entry.kind is Kind.FILE:
+            text.append("enter shows its text\n" if entry.size <= MAX_SHOWN else "", "key")
+        return text
+
+    # --- cells ---
+
+    def _cell_name(self, entry: Entry) -> Text:
+        folder = entry.kind is Kind.FOLDER
+        text = safe(entry.name + ("/" if folder else ""), "key" if folder else "")
+        if entry.kind is Kind.LINK:
+            text.append(f" {safe(entry.note).plain}", "quiet")
+        elif entry.note and not entry.member:
+            text.append(f"  {safe(entry.note).plain}", "quiet")
+        return text
+
+    def _changed(self, entry: Entry) -> Text:
+        if entry.changed is None:
+            return Text("", end="")
+        try:
+            moment = datetime.fromtimestamp(entry.changed, UTC).astimezone(console_of(self).picture.zone)
+        except (ValueError, OverflowError, OSError):
+            return safe("?", "quiet")
+        return safe(f"{moment:%Y-%m-%d %H:%M}", "quiet")
+
+    # --- actions ---
+
+    def action_browse_open(self) -> None:
+        entry = self._entry
+        if entry is None:
+            return
+        if entry.kind is Kind.FOLDER:
+            self._clear_filter()
+            self.folder = entry.path
+            self._show()
+        elif entry.kind is Kind.FILE:
+            self._open_file(entry)
+        else:
+            self._open_detail(entry, self._preview(entry))
+
+    def _open_file(self, entry: Entry) -> None:
+        point, repository, services = self._point, self._repository, console_of(self).services
+        if point is None:
+            return
+        self._say(safe(f"Reading {entry.name} …", "running"))
+        self._in_thread(lambda: self.Content(entry, read_file(services, point, repository, entry)))
+
+    def on_browse_screen_content(self, message: Content) -> None:
+        self._busy = False
+        self._say(Text("", end=""))
+        if console_of(self).screen is self:
+            self._open_detail(message.entry, content_text(message.entry, message.content))
+
+    def _open_detail(self, entry: Entry, text: Text) -> None:
+        from vmconsole.tui.screens.detail import DetailScreen
+
+        console_of(self).push_screen(DetailScreen(safe(entry.path, "title"), text))
+
+    def action_browse_up(self) -> None:
+        left = self.folder
+        self._clear_filter()
+        self.folder = left.rpartition("/")[0]
+        self._show(left)
+
+    def action_browse_restore(self) -> None:
+        from vmconsole.tui.screens.restore import open_restore
+
+        open_restore(console_of(self), self._point, self._repository, self._guest)
+
+    def action_browse_again(self) -> None:
+        self._read()
+
+    def action_browse_filter(self) -> None:
+        line = self.query_one("#filter", Input)
+        line.display = True
+        line.focus()
+
+    def action_browse_sort(self) -> None:
+        self.query_one(Listing).next_sort()
+
+    def why_not(self, action: str) -> str:
+        entry = self._entry
+        if action in ("browse.open", "browse.sort", "browse.filter") and self._busy:
+            return "It is still being read."
+        if action == "browse.again":
+            return "It is still being read." if self._busy else ""
+        if action == "browse.up" and not self.folder:
+            return "This is the top: esc leaves."
+        if action == "browse.open":
+            if entry is None:
+                return "There is nothing to open."
+            if entry.kind is Kind.FILE and entry.member.get("sparse"):
+                return "A sparse file is not shown here: restore the tar and take it out of that."
+            if entry.kind is Kind.FILE and entry.size > MAX_SHOWN:
+                return f"Files of more than {size(MAX_SHOWN)} are not shown: restore the tar and take it out of that."
+            if entry.kind in (Kind.LINK, Kind.OTHER):
+                return "This is not a file with a text of its own."
+        return ""
+
+    def step_back(self) -> bool:
+        """The filter, then one folder up; False at the top."""
+        if self.query_one("#filter").display:
+            self._clear_filter()
+            return True
+        if self.folder:
+            self.action_browse_up()
+            return True
+        return False
+
+    def _clear_filter(self) -> None:
+        line = self.query_one("#filter", Input)
+        if line.display:
+            line.value = ""
+            line.display = False
+            self.query_one(Listing).set_filter("")
+            self.query_one(Listing).focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self.query_one(Listing).set_filter(event.value)
+
+    def on_input_submitted(self) -> None:
+        self.query_one(Listing).focus()
+
+    def on_listing_moved(self) -> None:
+        self.show_row()
+
+    def on_listing_opened(self) -> None:
+        if not self.why_not("browse.open"):
+            self.action_browse_open()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.show_row)
+
+    @property
+    def name_to_copy(self) -> str:
+        return self._entry.path if self._entry else self._point.archive if self._point else ""
+
+    @property
+    def command_to_copy(self) -> Sequence[str]:
+        return ("restore", self._point.archive, "--to", "FOLDER/") if self._point else ()
+
+
+def content_text(entry: Entry, content: bytes) -> Text:
+    """A file's text, harmless; what is no text is told so."""
+    text = readable(content)
+    if text is None:
+        return Text(f"{size(len(content))}, not text.", "quiet", end="")
+    if entry.name.endswith(".json"):
+        with suppress(ValueError):
+            text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    return safe_lines(text.replace("\r\n", "\n").replace("\t", "    "))
+
+
+def files_later() -> Text:
+    """What is said where a virtual machine's files would be."""
+    later = capability("files")
+    return Text.assemble((later.sentence, "late"), "\n\n", safe_lines(later.instead, "quiet"), end="")
+
+
+def _size(entry: Entry) -> Text:
+    return safe("" if entry.kind is Kind.FOLDER else size(entry.size))
+
+
+def _owner(entry: Entry) -> Text:
+    if not entry.member:
+        return Text("", end="")
+    return safe(f"{entry.member.get('uid', 0)}:{entry.member.get('gid', 0)}", "quiet")
