@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass
 
 
@@ -27,6 +29,10 @@ class Capability:
     def sentence(self) -> str:
         """Why it cannot be done now; empty when it can."""
         return "" if self.there else f"{self.what} is not in this version."
+
+    def instead_for(self, archive: str) -> str:
+        """The same with a restore point's name in place of POINT."""
+        return re.sub(r"\bPOINT\b", lambda _: shlex.quote(archive), self.instead)
 
 
 CAPABILITIES = (

@@ -227,7 +227,8 @@ def meaning(what: What, point: RestorePoint | None) -> Text:
     if (reason := why_not_what(what, point)) != "":
         text = Text.assemble((reason, "late"), end="")
         if what.later is not None:
-            text.append(f" {what.later.instead}", "quiet")
+            today = what.later.instead_for(point.archive) if point else what.later.instead
+            text.append(f" {today.partition(chr(10))[0]}", "quiet")
         return text
     return Text(_MEANS[what], "quiet", end="")
 

@@ -138,9 +138,7 @@ class WhereHost(VerticalScroll, can_focus=False):
         found = usable_storages(inventory, choice.point) if choice and inventory else []
         choices.display = bool(found)
         line.display = not found
-        options = [
-            Option(_ANY, "the host's choice", "where the disks were before, or where there is most space")
-        ]
+        options = [Option(_ANY, "the host's choice", "as before, or where there is room")]
         for item in found:
             argument = storage_argument(item)
             free = f"{size(item.size - item.used)} free of {size(item.size)}" if item.size else "size unknown"

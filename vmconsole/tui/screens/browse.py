@@ -21,7 +21,7 @@ from vmconsole.front.capabilities import capability
 from vmconsole.model.point import RestorePoint
 from vmconsole.model.words import size
 from vmconsole.tui.browsing.reading import MAX_SHOWN, Opened, newest_point, open_point, read_file
-from vmconsole.tui.browsing.tree import Entry, Kind, Tree, mode_text, readable
+from vmconsole.tui.browsing.tree import FILES, Entry, Kind, Tree, mode_text, readable
 from vmconsole.tui.context import console_of
 from vmconsole.tui.format import safe, safe_lines
 from vmconsole.tui.keymap import bindings
@@ -88,9 +88,9 @@ class BrowseScreen(Screen[None]):
         columns: list[Column[Entry]] = [
             Column("name", 24, self._cell_name, grow=True, sort=lambda entry: entry.order),
             Column("size", 9, _size, right=True, sort=lambda entry: entry.size),
-            Column("changed", 16, self._changed, drop=2, sort=lambda entry: entry.changed or 0.0),
-            Column("mode", 9, lambda entry: safe(mode_text(entry.member), "quiet"), drop=3),
-            Column("owner", 9, _owner, drop=4),
+            Column("changed", 16, self._changed, wide=True, drop=2, sort=lambda entry: entry.changed or 0.0),
+            Column("mode", 9, lambda entry: safe(mode_text(entry.member), "quiet"), wide=True, drop=3),
+            Column("owner", 9, _owner, wide=True, drop=4),
         ]
         with Horizontal(id="inside"):
             yield Listing(
@@ -136,7 +136,10 @@ class BrowseScreen(Screen[None]):
     def on_browse_screen_ready(self, message: Ready) -> None:
         opened = message.opened
         self._busy, self._tree, self._point = False, opened.tree, opened.point
-        self.query_one(Listing).empty = "This folder is empty."
+        listing = self.query_one(Listing)
+        listing.empty = "This folder is empty."
+        # What only a container's files have.
+        listing.wide = FILES in opened.tree.folders
         self._say(safe_lines(opened.doubt, "quiet"))
         self._show()
 
@@ -199,7 +202,7 @@ class BrowseScreen(Screen[None]):
                 Text("\n".join(safe(item.name).plain for item in inside[:40]), end="")
             )
         if entry.kind is Kind.DISK:
-            return text.append_text(files_later())
+            return text.append_text(files_later(self._point.archive if self._point else "POINT"))
         if entry.kind is Kind.TAR:
             return text.append("The container's files are in the folder files, one by one.\n")
         text.append(f"{size(entry.size)}  {mode_text(entry.member)}  {_owner(entry).plain}\n")
@@ -355,10 +358,11 @@ def content_text(entry: Entry, content: bytes) -> Text:
     return safe_lines(text.replace("\r\n", "\n").replace("\t", "    "))
 
 
-def files_later() -> Text:
+def files_later(archive: str) -> Text:
     """What is said where a virtual machine's files would be."""
     later = capability("files")
-    return Text.assemble((later.sentence, "late"), "\n\n", safe_lines(later.instead, "quiet"), end="")
+    today = safe_lines(later.instead_for(archive), "quiet")
+    return Text.assemble((later.sentence, "late"), "\n\n", today, end="")
 
 
 def _size(entry: Entry) -> Text:
