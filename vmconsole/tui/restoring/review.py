@@ -43,7 +43,8 @@ class Review(Vertical):
         """checked: the dry run; None while it goes on. why_not: why it cannot be started."""
         console = console_of(self)
         marks = ("OK", "FAIL", "!") if console.glyphs.ascii else ("✓", "✗", "!")
-        width = max(40, self.size.width - 4)
+        # Of the whole console: before it is shown for the first time, this step has no width of its own.
+        width = console.size.width - 4
         self.query_one(Pane).show(review_text(choice, checked, console.picture.zone, marks, width))
         go = self.query_one("#go", Button)
         if go.disabled is not bool(why_not):

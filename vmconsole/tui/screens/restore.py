@@ -191,7 +191,8 @@ class RestoreScreen(Screen[None], Pictured):
 
     def _why_not_next(self) -> str:
         if self.step == 2:
-            return "This is the last step: s restores."
+            read_only = console_of(self).settings.read_only
+            return "This console is read-only." if read_only else "This is the last step: s restores."
         if self.step == 1:
             return self._where.why_not()
         if isinstance(self.focused, Listing):
