@@ -11,6 +11,8 @@ from vmconsole.model.point import TAR, RestorePoint
 
 FILES = "files"
 """The folder that a container's files are shown in."""
+_LONGEST = 8192
+"""Letters of a path; a longer one is not shown."""
 
 
 class Kind(Enum):
@@ -61,13 +63,20 @@ class Tree:
 
     def add(self, entry: Entry) -> None:
         """With the folders it lies in. A later entry of the same path replaces an earlier one, as tar does."""
-        parent = entry.path.rpartition("/")[0]
-        known = self.folders.get(parent)
-        if known is None:
-            known = self.folders[parent] = {}
-            if parent:
-                self.add(Entry(parent, Kind.FOLDER, note=_FOLDERS.get(parent, "")))
-        known[entry.path] = entry
+        parent = self._folder(entry.path.rpartition("/")[0])
+        parent[entry.path] = entry
+
+    def _folder(self, path: str) -> dict[str, Entry]:
+        """What is in a folder, which is made when it is not there, with those above it."""
+        found = self.folders.setdefault(path, {})
+        while path:
+            above = path.rpartition("/")[0]
+            known = self.folders.setdefault(above, {})
+            if path in known:
+                break
+            known[path] = Entry(path, Kind.FOLDER, note=_FOLDERS.get(path, ""))
+            path = above
+        return found
 
 
 def make_tree(point: RestorePoint, files: Mapping[str, bytes], members: Iterable[Mapping[str, Any]]) -> Tree:
@@ -80,7 +89,8 @@ def make_tree(point: RestorePoint, files: Mapping[str, bytes], members: Iterable
         tree.add(Entry(disk.path, kind, disk.size, note=f"{disk.id}, {disk.format} on its host"))
     for member in members:
         path = clean(str(member.get("path", "")))
-        if path:
+        # The names come from a guest, which may make a folder in a folder a million times.
+        if path and len(path) <= _LONGEST:
             tree.add(_entry(f"{FILES}/{path}", member))
     return tree
 

@@ -45,7 +45,8 @@ def absolute(text: str) -> str:
     """The path as a command that runs from `/` must be told it; / at its end stays."""
     if not text.strip():
         return ""
-    path = Path(os.path.abspath(Path(text.strip()).expanduser()))  # noqa: PTH100 - resolve() would follow links
+    # Unlike pathlib's, these neither follow links nor raise for a user that nobody has.
+    path = Path(os.path.abspath(os.path.expanduser(text.strip())))  # noqa: PTH100, PTH111
     return f"{path}/" if text.strip().endswith("/") and str(path) != "/" else str(path)
 
 
@@ -54,6 +55,8 @@ def look_at(text: str, point: RestorePoint, disks: list[DiskPoint]) -> Looked:
     to = absolute(text)
     if not to:
         return Looked(text, "Say where: a folder with / at its end, or a file for one disk.")
+    if "\0" in to:
+        return Looked(text, "A path cannot hold a null character.")
     try:
         folders = tuple(complete(text))
         files, new_folder = _files(to, point, disks)
@@ -105,7 +108,7 @@ def complete(text: str) -> list[str]:
         stem, start = ".", text
     if text == "~":
         return ["~/"]
-    folder = Path(f"{stem}/" if stem else "/").expanduser()
+    folder = os.path.expanduser(f"{stem}/" if stem else "/")  # noqa: PTH111 - as in absolute()
     prefix = text[: len(text) - len(start)]
     found = []
     try:
@@ -118,7 +121,7 @@ def complete(text: str) -> list[str]:
                     found.append(f"{prefix}{entry.name}/")
                     if len(found) >= _MOST:
                         break
-    except OSError:
+    except (OSError, ValueError):
         return []
     return sorted(found)
 

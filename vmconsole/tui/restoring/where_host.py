@@ -37,7 +37,7 @@ class WhereHost(VerticalScroll, can_focus=False):
     WhereHost { height: 1fr; padding: 0 1; }
     WhereHost #hosts, WhereHost #storages { margin: 0 0 1 0; }
     WhereHost #name-verdict, WhereHost #storage-verdict, WhereHost #hints { padding: 0 2; height: auto; }
-    WhereHost #storage-verdict { margin: 0 0 1 0; }
+    WhereHost #name-verdict, WhereHost #storage-verdict { margin: 0 0 1 0; }
     WhereHost #hints { margin: 1 0 0 0; }
     """
 

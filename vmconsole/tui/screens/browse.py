@@ -217,7 +217,8 @@ class BrowseScreen(Screen[None]):
         text = safe(entry.name + ("/" if folder else ""), "key" if folder else "")
         if entry.kind is Kind.LINK:
             text.append(f" {safe(entry.note).plain}", "quiet")
-        elif entry.note and not entry.member:
+        elif entry.note and not entry.member and self.has_class("-narrow"):
+            # Elsewhere the preview says it.
             text.append(f"  {safe(entry.note).plain}", "quiet")
         return text
 
