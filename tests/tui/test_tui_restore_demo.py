@@ -93,6 +93,37 @@ def test_a_containers_files_are_found_without_reading_its_tar(folder, drive):
     drive(test())
 
 
+def test_a_containers_folder_is_taken_out(folder, drive, tmp_path):
+    async def test():
+        async with console(folder) as driver:
+            move_to(driver, "dns-01")
+            await driver.press("f")
+            await driver.see("files/")
+            await driver.press("x")
+            await driver.see("This is shown, not taken out")
+            await driver.press("down", "down", "enter", "enter")
+            await driver.see("▸ bind/")
+            await driver.press("x")
+            await driver.see("Into which folder")
+            await driver.press("ctrl+u")
+            await driver.type(f"{tmp_path}/new")
+            await driver.press("enter")
+            await driver.see("Taking out has begun")
+            store = driver.app.services.store
+            await driver.wait_for(lambda: store.runs(1)[0].state is not RunState.RUNNING, "the end")
+            assert (store.runs(1)[0].kind, store.runs(1)[0].error) == ("get", "")
+            assert [path.name for path in (tmp_path / "new").iterdir()] == ["bind"]
+            assert " 2 3600 900" in (tmp_path / "new/bind/zone.example").read_text().splitlines()[0]
+            before = len(store.runs(50))
+            await driver.press("x", "ctrl+u")
+            await driver.type(f"{tmp_path}/new")
+            await driver.press("enter")
+            await driver.see("exists; nothing is ever overwritten")
+            assert len(store.runs(50)) == before
+
+    drive(test())
+
+
 def test_the_configuration_of_a_virtual_machine_is_shown_and_its_files_come_later(folder, drive):
     async def test():
         async with console(folder) as driver:

@@ -39,10 +39,10 @@ CAPABILITIES = (
     Capability(
         "files",
         "Taking single files out of a virtual machine's disks",
-        ("ls", "get", "mount", "browse"),
+        ("ls", "mount", "browse"),
         "Restore the disks to a folder: vmconsole restore POINT --to FOLDER/\n"
         "Then look inside: guestmount -a FOLDER/vda.raw -i --ro MOUNTPOINT\n"
-        "A container's files are one tar: tar -xf FOLDER/rootfs.tar PATH",
+        "A container's files: vmconsole get POINT PATH --to FOLDER",
     ),
     Capability(
         "verify",

@@ -114,5 +114,10 @@ def read_index(data: bytes) -> Iterator[dict[str, Any]]:
         ) from error
 
 
+def clean(path: str) -> str:
+    """`./etc//hosts` is `etc/hosts`. Upward steps are names like any other: nothing may be opened by them."""
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
 def _line(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode() + b"\n"

@@ -106,7 +106,16 @@ KEYS = (
     Key("restore.check", "c", "check again", "the dry run once more", "restore"),
     Key("browse.open", "enter", "open", "into the folder, or show the file", "browse", shown=True),
     Key("browse.up", "backspace,left", "up", "to the folder above", "browse", shown=True),
-    Key("browse.filter", "slash", "filter", "narrow the list as you type", "browse", shown=True),
+    Key(
+        "browse.get",
+        "x",
+        "take out",
+        "the file or folder into a folder of this machine",
+        "browse",
+        shown=True,
+        risk=Risk.CHANGES,
+    ),
+    Key("browse.filter", "slash", "filter", "narrow the list as you type", "browse"),
     Key("browse.sort", "s", "sort", "sort by the next column", "browse"),
     Key(
         "browse.restore", "r", "restore", "restore from this point: what, where, review", "browse", shown=True

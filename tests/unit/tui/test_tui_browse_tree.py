@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from vmconsole.model.point import TAR, Consistency, DiskPoint, Mode, RestorePoint
-from vmconsole.tui.browsing.tree import Kind, clean, make_tree, mode_text, readable
+from vmconsole.runs.tarindex import clean
+from vmconsole.tui.browsing.tree import Kind, make_tree, mode_text, readable
 
 
 def point(path: str, kind: str) -> RestorePoint:

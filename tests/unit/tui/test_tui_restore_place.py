@@ -51,7 +51,7 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
 
 def test_strange_paths_are_refused_and_raise_nothing():
     assert look("/tmp/\0x/").refusal
-    assert look("~nobody-of-that-name/x/").refusal
+    assert "~nobody-of-that-name/x/vda.raw" in str(look("~nobody-of-that-name/x/").files), "as shells do"
     assert look("/" + "x" * 5000).refusal
 
 

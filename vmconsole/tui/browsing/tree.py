@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from vmconsole.model.point import TAR, RestorePoint
+from vmconsole.runs.tarindex import clean
 
 FILES = "files"
 """The folder that a container's files are shown in."""
@@ -102,11 +103,6 @@ def _entry(path: str, member: Mapping[str, Any]) -> Entry:
         f"→ {member['link']}" if member.get("link") else str(member.get("type")) if kind is Kind.OTHER else ""
     )
     return Entry(path, kind, int(member.get("size", 0)), float(member.get("mtime", 0)), note, member)
-
-
-def clean(path: str) -> str:
-    """`./etc//hosts` is `etc/hosts`. Upward steps are names like any other here: nothing is opened by them."""
-    return "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def mode_text(member: Mapping[str, Any]) -> str:

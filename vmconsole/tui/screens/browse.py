@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -17,16 +15,27 @@ from textual.screen import Screen
 from textual.widgets import Input, Static
 
 from vmconsole.errors import VmconsoleError
-from vmconsole.front.capabilities import capability
 from vmconsole.model.point import RestorePoint
 from vmconsole.model.words import size
-from vmconsole.tui.browsing.reading import MAX_SHOWN, Opened, newest_point, open_point, read_file
-from vmconsole.tui.browsing.tree import FILES, Entry, Kind, Tree, mode_text, readable
+from vmconsole.tui.browsing.reading import Opened, newest_point, open_point, read_file
+from vmconsole.tui.browsing.showing import (
+    columns,
+    content_text,
+    get_command,
+    preview,
+    why_not_get,
+    why_not_open,
+)
+from vmconsole.tui.browsing.taking import TakeOut
+from vmconsole.tui.browsing.tree import FILES, Entry, Kind, Tree
+from vmconsole.tui.commands import Command, Ended
 from vmconsole.tui.context import console_of
 from vmconsole.tui.format import safe, safe_lines
 from vmconsole.tui.keymap import bindings
+from vmconsole.tui.restoring.choice import What, default_place
+from vmconsole.tui.restoring.place import absolute
 from vmconsole.tui.widgets.bars import KeyBar
-from vmconsole.tui.widgets.listing import Column, Listing
+from vmconsole.tui.widgets.listing import Listing
 from vmconsole.tui.widgets.pane import Pane
 
 if TYPE_CHECKING:
@@ -85,16 +94,9 @@ class BrowseScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Static(id="path", markup=False)
-        columns: list[Column[Entry]] = [
-            Column("name", 24, self._cell_name, grow=True, sort=lambda entry: entry.order),
-            Column("size", 9, _size, right=True, sort=lambda entry: entry.size),
-            Column("changed", 16, self._changed, wide=True, drop=2, sort=lambda entry: entry.changed or 0.0),
-            Column("mode", 9, lambda entry: safe(mode_text(entry.member), "quiet"), wide=True, drop=3),
-            Column("owner", 9, _owner, wide=True, drop=4),
-        ]
         with Horizontal(id="inside"):
             yield Listing(
-                columns,
+                columns(lambda: self.has_class("-narrow"), lambda: console_of(self).picture.zone),
                 lambda entry: entry.path,
                 lambda entry: {"name": entry.name, "size": entry.size, "kind": entry.kind.value},
                 empty="",
@@ -178,58 +180,18 @@ class BrowseScreen(Screen[None]):
         self.query_one("#path", Static).update(console.colours.paint(text))
 
     def show_row(self) -> None:
-        preview, entry = self.query_one("#preview", Pane), self._entry
-        if preview.display:
-            preview.border_title = ""
-            preview.show(self._preview(entry) if entry else Text(end=""))
-            preview.scroll_home(animate=False)
+        pane, entry = self.query_one("#preview", Pane), self._entry
+        if pane.display:
+            pane.show(self._preview(entry) if entry else Text(end=""))
+            pane.scroll_home(animate=False)
         self.query_one(KeyBar).refresh()
+
+    def _preview(self, entry: Entry) -> Text:
+        return preview(entry, self._tree or Tree(), self._point.archive if self._point else "POINT")
 
     @property
     def _entry(self) -> Entry | None:
         return self.query_one(Listing).current
-
-    def _preview(self, entry: Entry) -> Text:
-        text = Text.assemble(safe(entry.name, "title"), "\n", end="")
-        if entry.note:
-            text.append(f"{safe(entry.note).plain}\n", "quiet")
-        text.append("\n")
-        if entry.kind is Kind.TEXT and self._tree is not None:
-            return text.append_text(content_text(entry, self._tree.texts.get(entry.path, b"")))
-        if entry.kind is Kind.FOLDER and self._tree is not None:
-            inside = self._tree.inside(entry.path)
-            return text.append(f"{len(inside)} inside\n", "quiet").append_text(
-                Text("\n".join(safe(item.name).plain for item in inside[:40]), end="")
-            )
-        if entry.kind is Kind.DISK:
-            return text.append_text(files_later(self._point.archive if self._point else "POINT"))
-        if entry.kind is Kind.TAR:
-            return text.append("The container's files are in the folder files, one by one.\n")
-        text.append(f"{size(entry.size)}  {mode_text(entry.member)}  {_owner(entry).plain}\n")
-        if entry.kind is Kind.FILE:
-            text.append("enter shows its text\n" if entry.size <= MAX_SHOWN else "", "key")
-        return text
-
-    # --- cells ---
-
-    def _cell_name(self, entry: Entry) -> Text:
-        folder = entry.kind is Kind.FOLDER
-        text = safe(entry.name + ("/" if folder else ""), "key" if folder else "")
-        if entry.kind is Kind.LINK:
-            text.append(f" {safe(entry.note).plain}", "quiet")
-        elif entry.note and not entry.member and self.has_class("-narrow"):
-            # Elsewhere the preview says it.
-            text.append(f"  {safe(entry.note).plain}", "quiet")
-        return text
-
-    def _changed(self, entry: Entry) -> Text:
-        if entry.changed is None:
-            return Text("", end="")
-        try:
-            moment = datetime.fromtimestamp(entry.changed, UTC).astimezone(console_of(self).picture.zone)
-        except (ValueError, OverflowError, OSError):
-            return safe("?", "quiet")
-        return safe(f"{moment:%Y-%m-%d %H:%M}", "quiet")
 
     # --- actions ---
 
@@ -275,6 +237,32 @@ class BrowseScreen(Screen[None]):
 
         open_restore(console_of(self), self._point, self._repository, self._guest)
 
+    def action_browse_get(self) -> None:
+        entry, point = self._entry, self._point
+        if entry is None or point is None or not entry.path.startswith(f"{FILES}/"):
+            return
+        console = console_of(self)
+        words = get_command(point, self._repository, entry)
+        told = "with all that is in it" if entry.kind is Kind.FOLDER else size(entry.size)
+        folder = default_place(point, What.DISKS, (), Path.home(), console.picture.zone)
+
+        def start(to: str) -> None:
+            go = (*words, "--to", absolute(to))
+            # What is in the way is better said before a run begins.
+            console.carry_out(
+                Command((*go, "--dry-run")),
+                lambda ended: console.carry_out(Command(go, runs=True), self._begun) if ended.ok else None,
+            )
+
+        console.push_screen(
+            TakeOut(f"/{entry.path.removeprefix(f'{FILES}/')}", told, folder),
+            lambda to: start(to) if to else None,
+        )
+
+    def _begun(self, ended: Ended) -> None:
+        if ended.ok:
+            self.app.notify(f"Taking out has begun: run {ended.run}. 3 shows it.", markup=False)
+
     def action_browse_again(self) -> None:
         self._read()
 
@@ -294,16 +282,18 @@ class BrowseScreen(Screen[None]):
             return "It is still being read." if self._busy else ""
         if action == "browse.up" and not self.folder:
             return "This is the top: esc leaves."
+        if action == "browse.get":
+            return self._why_not_get(entry)
         if action == "browse.open":
             if entry is None:
                 return "There is nothing to open."
-            if entry.kind is Kind.FILE and entry.member.get("sparse"):
-                return "A sparse file is not shown here: restore the tar and take it out of that."
-            if entry.kind is Kind.FILE and entry.size > MAX_SHOWN:
-                return f"Files of more than {size(MAX_SHOWN)} are not shown: restore the tar and take it out of that."
-            if entry.kind in (Kind.LINK, Kind.OTHER):
-                return "This is not a file with a text of its own."
+            return why_not_open(entry)
         return ""
+
+    def _why_not_get(self, entry: Entry | None) -> str:
+        if entry is None:
+            return "It is still being read." if self._busy else "There is nothing to take out."
+        return why_not_get(entry)
 
     def step_back(self) -> bool:
         """The filter, then one folder up; False at the top."""
@@ -345,32 +335,9 @@ class BrowseScreen(Screen[None]):
 
     @property
     def command_to_copy(self) -> Sequence[str]:
-        return ("restore", self._point.archive, "--to", "FOLDER/") if self._point else ()
-
-
-def content_text(entry: Entry, content: bytes) -> Text:
-    """A file's text, harmless; what is no text is told so."""
-    text = readable(content)
-    if text is None:
-        return Text(f"{size(len(content))}, not text.", "quiet", end="")
-    if entry.name.endswith(".json"):
-        with suppress(ValueError):
-            text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    return safe_lines(text.replace("\r\n", "\n").replace("\t", "    "))
-
-
-def files_later(archive: str) -> Text:
-    """What is said where a virtual machine's files would be."""
-    later = capability("files")
-    today = safe_lines(later.instead_for(archive), "quiet")
-    return Text.assemble((later.sentence, "late"), "\n\n", today, end="")
-
-
-def _size(entry: Entry) -> Text:
-    return safe("" if entry.kind is Kind.FOLDER else size(entry.size))
-
-
-def _owner(entry: Entry) -> Text:
-    if not entry.member:
-        return Text("", end="")
-    return safe(f"{entry.member.get('uid', 0)}:{entry.member.get('gid', 0)}", "quiet")
+        entry, point = self._entry, self._point
+        if point is None:
+            return ()
+        if entry is not None and entry.path.startswith(f"{FILES}/"):
+            return (*get_command(point, self._repository, entry), "--to", "FOLDER/")
+        return ("restore", point.archive, "--to", "FOLDER/")
