@@ -97,6 +97,8 @@ def is_container(point: RestorePoint) -> bool:
 
 def why_not_what(what: What, point: RestorePoint | None) -> str:
     """Why this cannot be restored, as a sentence; empty when it can."""
+    if what is What.FILES and point is not None and is_container(point):
+        return ""
     if what.later is not None:
         return what.later.sentence
     if point is None:

@@ -208,18 +208,21 @@ def options(point: RestorePoint | None) -> list[Option]:
     told = f"{disks_of(point)}, {size(point.size)}" if point else ""
     every = "all its files, as one tar" if container else "all disks, as files"
     labels: list[tuple[What, str, str]] = [
-        (What.GUEST, "the whole guest, as a new one", "beside what is there, on any host"),
+        (What.GUEST, "the whole guest, as a new one", f"beside what is there, on any {_hosts(container)}"),
         (What.DISKS, every if several or container else "its disk, as a file", f"{told}, on this machine"),
-        (What.FILES, "files and folders", ""),
+        (What.FILES, "files and folders", "look inside, and take out what is wanted" if container else ""),
         (What.ROLLBACK, "roll back in place", ""),
         (What.BOOT, "boot it now", ""),
     ]
     if several:
         labels.insert(2, (What.DISK, "one disk, as a file", "on this machine"))
     return [
-        Option(what.value, label, note if what.later is None else "later", why_not_what(what, point))
-        for what, label, note in labels
+        Option(what.value, label, note or "later", why_not_what(what, point)) for what, label, note in labels
     ]
+
+
+def _hosts(container: bool) -> str:
+    return "Proxmox host" if container else "host"
 
 
 def meaning(what: What, point: RestorePoint | None) -> Text:
@@ -230,7 +233,8 @@ def meaning(what: What, point: RestorePoint | None) -> Text:
             today = what.later.instead_for(point.archive) if point else what.later.instead
             text.append(f" {today.partition(chr(10))[0]}", "quiet")
         return text
-    return Text(_MEANS[what], "quiet", end="")
+    container = point is not None and is_container(point)
+    return Text((_MEANS_CONTAINER if container else _MEANS)[what], "quiet", end="")
 
 
 _MEANS = {
@@ -238,4 +242,10 @@ _MEANS = {
     "The old one stays as it is, running or not.",
     What.DISKS: "Sparse raw files in a folder of this machine, to be mounted, attached or copied elsewhere.",
     What.DISK: "One sparse raw file on this machine, to be mounted, attached or copied elsewhere.",
+}
+_MEANS_CONTAINER = {
+    What.GUEST: "A new container with a number and files of its own, on the Proxmox host of your choice. The old one "
+    "stays as it is, running or not.",
+    What.DISKS: "One tar on this machine, with owners and modes in it, for tar or pct restore.",
+    What.FILES: "The container's files, folder by folder; x there takes a file or folder out to this machine.",
 }

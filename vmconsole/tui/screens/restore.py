@@ -22,7 +22,7 @@ from vmconsole.tui.commands import Command, Ended, carry_out
 from vmconsole.tui.context import console_of
 from vmconsole.tui.format import safe
 from vmconsole.tui.keymap import bindings
-from vmconsole.tui.restoring.choice import Candidate, Choice, command, why_not_what
+from vmconsole.tui.restoring.choice import Candidate, Choice, What, command, why_not_what
 from vmconsole.tui.restoring.reading import Known, read_known
 from vmconsole.tui.restoring.review import Review
 from vmconsole.tui.restoring.what import WhatStep
@@ -143,6 +143,8 @@ class RestoreScreen(Screen[None], Pictured):
         if self.step == 0 and isinstance(self.focused, Listing):
             # Two questions in one step: first the point, then what of it.
             self.query_one("#restorable", Choices).focus()
+        elif self.step == 0 and self._what.what is What.FILES:
+            self.action_restore_files()
         elif self.step < 2:
             self._go(self.step + 1)
 
