@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from vmconsole.errors import VmconsoleError
 from vmconsole.front.services import Captured
 from vmconsole.model.guest import Disk, Storage
 from vmconsole.model.history import BackupState
+from vmconsole.model.ledger import Mark
 from vmconsole.model.point import archive_name
 
 SIZES = [(80, 24), (120, 36), (200, 50)]
@@ -213,6 +215,68 @@ def test_a_name_that_is_taken_and_a_file_that_exists_stop_step_two(shop, drive, 
             assert "2 where" in driver.screen
             assert "dry run" not in driver.screen
             assert driver.asked == []
+
+    drive(test())
+
+
+def test_tab_completes_folders_as_a_shell_does(shop, drive, tmp_path):
+    async def test():
+        for name in ("images-a", "images-b", "other"):
+            (tmp_path / name).mkdir()
+        async with shop.console(80, 24) as driver:
+            await open_pair(driver)
+            await driver.press("enter", "down", "enter", "ctrl+u")
+            await driver.type(f"{tmp_path}/i")
+            await driver.see("images-a/  images-b/")
+            await driver.press("tab")
+            line = driver.app.screen.query_one("#to")
+            assert line.value == f"{tmp_path}/images-"
+            await driver.type("b")
+            await driver.see("tab  images-b/")
+            await driver.press("tab")
+            assert line.value == f"{tmp_path}/images-b/"
+            assert driver.app.focused is line
+            await driver.wait_for(lambda: driver.app.screen.query_one("#where-files").looked, "the look")
+            await driver.press("tab")
+            assert driver.app.focused is not line, "there is nothing to complete"
+
+    drive(test())
+
+
+def test_what_is_typed_stays_when_hosts_answer(shop, drive):
+    async def test():
+        async with shop.console(80, 24) as driver:
+            await open_pair(driver)
+            await driver.press("enter", "enter", "tab", "ctrl+u")
+            shop.guest("newcomer")
+            shop.save()
+            driver.app.feed.look_now()
+            await driver.wait_for(lambda: "7 guests" in driver.screen, "the new guest")
+            assert driver.app.screen.query_one("#name").value == ""
+            assert "The new guest needs a name." in driver.screen
+
+    drive(test())
+
+
+def test_points_in_two_repositories_and_pruned_ones_are_told_apart(shop, drive):
+    async def test():
+        guest = pair_of(shop)
+        other = [
+            replace(point, archive=f"{point.archive}-2") for point in shop.points if point.uuid == guest.uuid
+        ]
+        config = re.sub(r"(?m)^(\[groups.*)", r'\1\nrepository = "main"', shop.path.read_text())
+        shop.path.write_text(f'{config}\n[repositories.second]\nlocation = "second"\nencryption = "none"\n')
+        shop.services.reread()
+        shop.services.store.save_points("second", other[-1:])
+        old = next(point for point in shop.points if point.archive == archive_of(guest, 40))
+        shop.services.ledger.mark([Mark("main", old.archive, old.archive_id, NOW)])
+        async with shop.console(200, 50) as driver:
+            await open_pair(driver)
+            assert len(driver.app.screen.query_one("#points").shown) == 6
+            assert "second" in driver.screen
+            await driver.press("end")
+            assert driver.line("2026-10-12").rstrip().endswith("pruned")
+            assert "pruned: still there, until it is compacted" in driver.screen
 
     drive(test())
 

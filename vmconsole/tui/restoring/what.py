@@ -32,10 +32,6 @@ class WhatStep(Vertical):
     WhatStep #facts { height: 1fr; }
     WhatStep #restorable { margin: 1 0 0 0; }
     WhatStep #meaning { height: 3; padding: 0 2; }
-    .-wide WhatStep #left { width: 48; padding: 1 0 0 2; }
-    .-split WhatStep #left { width: 36; padding: 0 0 0 1; }
-    .-low WhatStep #meaning { height: 2; }
-    .-low WhatStep #restorable { margin: 0; }
     """
 
     class Chosen(Message):
@@ -106,7 +102,7 @@ class WhatStep(Vertical):
         shown = day or today
         self.query_one(Calendar).show(Month(shown.year, shown.month, self._good, self._failed, day, today))
         paint = console_of(self).colours.paint
-        self.query_one("#facts", Static).update(paint(self._facts(point)))
+        self.query_one("#facts", Static).update(paint(self._facts(candidate)))
         self.query_one("#restorable", Choices).show(options(point))
         self.show_meaning()
 
@@ -159,21 +155,25 @@ class WhatStep(Vertical):
     def _age(self, row: Candidate) -> Text:
         return safe(age(console_of(self).picture.now - row.point.time), "quiet")
 
-    def _facts(self, point: RestorePoint | None) -> Text:
+    def _facts(self, candidate: Candidate | None) -> Text:
         text = Text(end="")
-        if point is None:
+        if candidate is None:
             return text
+        point = candidate.point
         text.append_text(safe(f"{self._local(point):%A %d %B, %H:%M}", "title")).append("\n")
         text.append(f"{disks_of(point)}, {size(point.size)}\n")
         text.append(f"{_MEANING[point.consistency.value]}\n", "quiet")
         if point.pinned:
             text.append("pinned: kept for good\n", "key")
+        if candidate.pruned:
+            text.append("pruned: still there, until it is compacted\n", "late")
         if point.freeze_ms is not None:
             text.append(f"frozen for {duration(point.freeze_ms / 1000)}\n", "quiet")
         for warning in point.warnings:
             text.append("! ", "warning").append_text(Text(safe(warning).plain)).append("\n")
         for disk in point.stored_disks:
             text.append_text(safe(f"{disk.id}  {size(disk.size)}  {disk.format}", "quiet")).append("\n")
+        text.append_text(safe(f"from {point.host}, in repository {candidate.repository}", "quiet"))
         return text
 
 

@@ -108,7 +108,7 @@ class WhereFiles(VerticalScroll, can_focus=False):
 
     def _suggest(self) -> None:
         choice = self._choice
-        if choice is None or self._line.value not in ("", self._suggested):
+        if choice is None or self._line.value != self._suggested:
             return
         zone = console_of(self).picture.zone
         self._suggested = default_place(choice.point, choice.what, self.wanted, Path.home(), zone)

@@ -125,7 +125,7 @@ class WhereHost(VerticalScroll, can_focus=False):
 
     def _suggest_name(self) -> None:
         line, choice = self.query_one("#name", Input), self._choice
-        if choice is None or line.value not in ("", self._suggested):
+        if choice is None or line.value != self._suggested:
             return
         picture = console_of(self).picture
         self._suggested = default_name(choice.point, [seen[0] for seen in picture.hosts.values()])

@@ -246,22 +246,22 @@ class BrowseScreen(Screen[None]):
         told = "with all that is in it" if entry.kind is Kind.FOLDER else size(entry.size)
         folder = default_place(point, What.DISKS, (), Path.home(), console.picture.zone)
 
+        def begun(ended: Ended) -> None:
+            if ended.ok:
+                console.notify(f"Taking out has begun: run {ended.run}. 3 shows it.", markup=False)
+
         def start(to: str) -> None:
             go = (*words, "--to", absolute(to))
             # What is in the way is better said before a run begins.
             console.carry_out(
                 Command((*go, "--dry-run")),
-                lambda ended: console.carry_out(Command(go, runs=True), self._begun) if ended.ok else None,
+                lambda ended: console.carry_out(Command(go, runs=True), begun) if ended.ok else None,
             )
 
         console.push_screen(
             TakeOut(f"/{entry.path.removeprefix(f'{FILES}/')}", told, folder),
             lambda to: start(to) if to else None,
         )
-
-    def _begun(self, ended: Ended) -> None:
-        if ended.ok:
-            self.app.notify(f"Taking out has begun: run {ended.run}. 3 shows it.", markup=False)
 
     def action_browse_again(self) -> None:
         self._read()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -41,7 +40,7 @@ _STEPS = ("what", "where", "review")
 def open_restore(console: Console, point: RestorePoint | None, repository: str, guest_uuid: str = "") -> None:
     """point: the one to begin with; None for the guest's newest. repository: where it is; empty to look in all."""
     uuid = guest_uuid or (point.uuid if point else "")
-    console.push_screen(RestoreScreen(uuid, point.archive if point else "", repository))
+    console.push_screen(RestoreScreen(uuid, point, repository))
 
 
 class RestoreScreen(Screen[None], Pictured):
@@ -57,6 +56,10 @@ class RestoreScreen(Screen[None], Pictured):
     ]
     CSS = """
     RestoreScreen #steps { height: 1; background: $panel; }
+    RestoreScreen.-split #left { width: 36; }
+    RestoreScreen.-wide #left { width: 48; padding: 0 0 0 2; }
+    RestoreScreen.-low #meaning { height: 2; }
+    RestoreScreen.-low #restorable { margin: 0; }
     RestoreScreen ContentSwitcher { height: 1fr; }
     RestoreScreen Input { height: 1; border: none; padding: 0 1; margin: 0 2 0 1; background: $panel; }
     RestoreScreen Input:focus { border: none; background: $panel; }
@@ -75,9 +78,9 @@ class RestoreScreen(Screen[None], Pictured):
             super().__init__()
             self.words, self.ended = words, ended
 
-    def __init__(self, guest: str, archive: str, repository: str) -> None:
+    def __init__(self, guest: str, point: RestorePoint | None, repository: str) -> None:
         super().__init__()
-        self._guest, self._archive, self._repository = guest, archive, repository
+        self._guest, self._point, self._repository = guest, point, repository
         self.step = 0
         self._checks: dict[tuple[str, ...], Ended | None] = {}
         """By command line: how its dry run ended, None while it goes on."""
@@ -110,8 +113,12 @@ class RestoreScreen(Screen[None], Pictured):
     def on_restore_screen_read(self, message: Read) -> None:
         if message.error is not None:
             self.notify(f"{message.error.message} {message.error.hint}", severity="error", markup=False)
-        candidates = message.known.candidates
-        chosen = next((item.key for item in candidates if item.point.archive == self._archive), "")
+        candidates, point = list(message.known.candidates), self._point
+        chosen = next((item.key for item in candidates if point and item.point.archive == point.archive), "")
+        if point is not None and not chosen:
+            # Whoever opened this has seen it more lately than the memory that was read.
+            candidates.insert(0, Candidate(point, self._repository))
+            chosen = candidates[0].key
         self._what.show(candidates, message.known.failed, chosen)
         self._show_steps()
 
@@ -273,17 +280,17 @@ class RestoreScreen(Screen[None], Pictured):
             return
         self._starting = True
         self._show_review()
-        console_of(self).carry_out(Command((*command(choice), "--yes"), runs=True), self._started)
+        console = console_of(self)
+        console.notify("The restore is being started …", timeout=3)
+        go = Command((*command(choice), "--yes"), runs=True)
+        console.carry_out(go, lambda ended: self._started(console, ended))
 
-    def _started(self, ended: Ended) -> None:
+    def _started(self, console: Console, ended: Ended) -> None:
         self._starting = False
         if not ended.ok:
             # The console says what went wrong; what was chosen is still here.
             if self.is_attached:
                 self._show_review()
-            return
-        console = console_of(self) if self.is_attached else None
-        if console is None:
             return
         console.notify(
             f"Restore has begun: run {ended.run}. 3 shows it, and it goes on without this console.",
@@ -327,8 +334,9 @@ class RestoreScreen(Screen[None], Pictured):
 
     def show_picture(self) -> None:
         """Hosts may have answered meanwhile."""
-        if self.is_mounted and self.step == 1 and (choice := self.choice) is not None:
-            self._where.show(replace(choice, what=self._what.what))
+        choice = self.choice if self.is_mounted and self.step == 1 else None
+        if choice is not None and not choice.what.to_files:
+            self._where.show(choice)
 
     def _show_steps(self) -> None:
         console = console_of(self)
