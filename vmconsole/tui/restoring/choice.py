@@ -130,7 +130,7 @@ def names_on(inventory: HostInventory) -> set[str]:
 def default_name(point: RestorePoint, inventories: Iterable[HostInventory]) -> str:
     """The guest's own name when no host has it any more, otherwise the first free `NAME-restored`."""
     taken = {name for inventory in inventories for name in names_on(inventory)}
-    base = point.guest if point.guest.isprintable() else slug(point.guest)
+    base = point.guest if point.guest.strip() and point.guest.isprintable() else slug(point.guest)
     if base not in taken:
         return base
     wanted = f"{base}-restored"

@@ -106,6 +106,17 @@ class Guests(Place[GuestRow]):
     def note(self, row: GuestRow) -> Text:
         return self._why(row)
 
+    def log_of(self, row: GuestRow) -> str:
+        return row.last.run if row.last else ""
+
+    @property
+    def name_to_copy(self) -> str:
+        return self.current.guest.name if self.current else ""
+
+    @property
+    def command_to_copy(self) -> Sequence[str]:
+        return ("points", self.current.argument) if self.current else ()
+
     # --- restore ---
 
     def action_guests_restore(self) -> None:
@@ -127,17 +138,6 @@ class Guests(Place[GuestRow]):
             if self.current.good is None:
                 return "No restore point yet: back up this guest first (b)."
         return super().why_not(action)
-
-    def log_of(self, row: GuestRow) -> str:
-        return row.last.run if row.last else ""
-
-    @property
-    def name_to_copy(self) -> str:
-        return self.current.guest.name if self.current else ""
-
-    @property
-    def command_to_copy(self) -> Sequence[str]:
-        return ("points", self.current.argument) if self.current else ()
 
     # --- cells ---
 
