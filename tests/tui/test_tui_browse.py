@@ -10,6 +10,9 @@ import pytest
 from snapshots import same_as_kept
 
 from vmconsole.errors import PointNotFound, RepositoryLocked
+from vmconsole.tui.states import Glyphs
+
+CURSOR = Glyphs().cursor
 
 CONFIG = b"""\
 #Mail for [/everybody]
@@ -60,7 +63,7 @@ def test_a_virtual_machine_as_it_looks(shop, repository, drive, width, height):
             move_to(driver, "dc-01")
             await driver.press("f")
             await driver.see("config/")
-            same_as_kept(f"browse-{width}x{height}", driver.screen)
+            same_as_kept(f"browse-{width}x{height}", driver.screen.replace(CURSOR, "▸"))
 
     drive(test())
 
@@ -75,7 +78,7 @@ def test_configuration_is_shown_and_never_obeyed(shop, repository, drive):
             await driver.see("#Mail for [/everybody]")
             assert "vmbr0\\x1b[2J" in driver.screen
             await driver.press("escape", "escape")
-            assert "▸ config/" in driver.screen
+            assert f"{CURSOR} config/" in driver.screen
             await driver.press("escape")
             await driver.see("last good")
 
@@ -125,7 +128,7 @@ def test_restore_from_here_begins_with_this_point(shop, repository, drive):
             await driver.press("down", "down", "f")
             await driver.see("Inside dc-01  2026-11-19 02:00")
             await driver.press("r")
-            await driver.see("▸ 2026-11-19 02:00")
+            await driver.see(f"{CURSOR} 2026-11-19 02:00")
 
     drive(test())
 

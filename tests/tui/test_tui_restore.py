@@ -19,6 +19,9 @@ from vmconsole.model.guest import Disk, Storage
 from vmconsole.model.history import BackupState
 from vmconsole.model.ledger import Mark
 from vmconsole.model.point import archive_name
+from vmconsole.tui.states import Glyphs
+
+CURSOR = Glyphs().cursor
 
 SIZES = [(80, 24), (120, 36), (200, 50)]
 HOME = Path("/tmp/vmconsole-nobody")
@@ -81,17 +84,17 @@ def test_the_three_steps_as_they_look(shop, drive, width, height):
         dry_run(shop, notes=["The network card net0 goes to bridge vmbr0: there is no network 'lan' on pve."])
         async with shop.console(width, height) as driver:
             await open_pair(driver)
-            same_as_kept(f"restore-what-{width}x{height}", driver.screen)
+            same_as_kept(f"restore-what-{width}x{height}", driver.screen.replace(CURSOR, "▸"))
             await driver.press("enter", "enter")
             await driver.see("On which host")
             await driver.press("down")
-            same_as_kept(f"restore-where-host-{width}x{height}", driver.screen)
+            same_as_kept(f"restore-where-host-{width}x{height}", driver.screen.replace(CURSOR, "▸"))
             await driver.press("enter")
             await driver.see("net0 goes to bridge")
-            same_as_kept(f"restore-review-{width}x{height}", driver.screen)
+            same_as_kept(f"restore-review-{width}x{height}", driver.screen.replace(CURSOR, "▸"))
             await driver.press("escape", "escape", "down", "enter")
             await driver.see("A new folder is made.")
-            same_as_kept(f"restore-where-files-{width}x{height}", driver.screen)
+            same_as_kept(f"restore-where-files-{width}x{height}", driver.screen.replace(CURSOR, "▸"))
 
     drive(test())
 
@@ -136,7 +139,7 @@ def test_a_guest_goes_to_the_other_kind_of_host(shop, drive):
             assert "local" not in driver.screen, "it takes no disks"
             assert "old " not in driver.screen, "it is not there"
             await driver.press("tab", "tab", "down", "down")
-            assert driver.line("pve1/fast").strip().startswith("▸ ◉")
+            assert driver.line("pve1/fast").strip().startswith(f"{CURSOR} ◉")
             await driver.press("tab", "space")
             await driver.see("runs on kvm1 now")
             await driver.press("enter")
@@ -164,7 +167,7 @@ def test_going_back_loses_nothing(shop, drive):
             assert "twin" in driver.screen
             assert "◉ pve" in driver.screen
             await driver.press("escape")
-            assert "▸ 2026-11-20 02:00" in driver.screen
+            assert f"{CURSOR} 2026-11-20 02:00" in driver.screen
             await driver.press("enter", "enter")
             await driver.see("a new guest twin on pve")
             assert len(driver.asked) == 1, "nothing changed, so nothing is asked again"
@@ -305,11 +308,11 @@ def test_the_calendar_leads_to_other_months(shop, drive):
             assert "20✓" in driver.screen
             await driver.press("left_square_bracket")
             await driver.see("October 2026")
-            assert "▸ 2026-10-17 02:00" in driver.screen
+            assert f"{CURSOR} 2026-10-17 02:00" in driver.screen
             await driver.press("left_square_bracket")
             await driver.see("no older month")
             await driver.press("right_square_bracket")
-            await driver.see("▸ 2026-11-21 02:00")
+            await driver.see(f"{CURSOR} 2026-11-21 02:00")
 
     drive(test())
 

@@ -13,7 +13,10 @@ from vmconsole.__main__ import main
 from vmconsole.interfaces import Cancel
 from vmconsole.model.run import RunState
 from vmconsole.tui.app import Console, Settings
+from vmconsole.tui.states import Glyphs
 from vmconsole.wiring.services import Wiring
+
+CURSOR = Glyphs().cursor
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,7 @@ def test_a_containers_files_are_found_without_reading_its_tar(folder, drive):
             await driver.see("IN SOA ns.example. root.example. 2 3600")
             await driver.press("escape", "escape")
             await driver.see("/files / etc")
-            assert "▸ bind/" in driver.screen, "the cursor is on the folder that was left"
+            assert f"{CURSOR} bind/" in driver.screen, "the cursor is on the folder that was left"
             await driver.press("slash", *"shad")
             assert "shadow" in driver.screen
             assert "hostname" not in driver.screen
@@ -102,7 +105,7 @@ def test_a_containers_folder_is_taken_out(folder, drive, tmp_path):
             await driver.press("x")
             await driver.see("This is shown, not taken out")
             await driver.press("down", "down", "enter", "enter")
-            await driver.see("▸ bind/")
+            await driver.see(f"{CURSOR} bind/")
             await driver.press("x")
             await driver.see("Into which folder")
             await driver.press("ctrl+u")

@@ -350,9 +350,8 @@ class RestoreScreen(Screen[None], Pictured):
                 f" {number + 1} {step} ",
                 "key reverse" if here else "title" if number < self.step else "quiet",
             )
-            text.append(
-                " › " if number < 2 and not console.glyphs.ascii else " > " if number < 2 else "", "quiet"
-            )
+            if number < 2:
+                text.append(" - " if console.glyphs.ascii else " ─ ", "quiet")
         if self.step and candidate is not None:
             when = f"{candidate.point.time.astimezone(console.picture.zone):%Y-%m-%d %H:%M}"
             text.append(f"   {when}", "quiet")
