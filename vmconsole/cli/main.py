@@ -28,6 +28,7 @@ VERBS = (
     "backup",
     "points",
     "restore",
+    "get",
     "prune",
     "undo-prune",
     "pin",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from vmconsole.errors import UsageError
+from vmconsole.front.capabilities import planned
 
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)'(?: \(.*)?", re.DOTALL)
 _MISSING = re.compile(r"the following arguments are required: (.*)", re.DOTALL)
@@ -24,6 +25,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:
+        match = _CHOICE.fullmatch(message)
+        if match and match[1] == "COMMAND" and (later := planned(match[2])):
+            raise UsageError(later.sentence, hint=later.instead, subject=match[2])
         raise UsageError(self._sentence(message), hint=f"See: {self.prog} --help")
 
     def _sentence(self, message: str) -> str:

@@ -16,12 +16,19 @@ from pathlib import Path
 from vmconsole.cli.format import size
 from vmconsole.cli.output import Output
 from vmconsole.cli.selection import choose_point, seen_points
-from vmconsole.errors import EXIT_DONE, Cancelled, GuestExists, RestoreFailed, UsageError
+from vmconsole.errors import EXIT_DONE, Cancelled, RestoreFailed, UsageError
 from vmconsole.front.services import Services
 from vmconsole.interfaces import Context, GuestRestore, RepositoryReader
 from vmconsole.model.point import TAR, DiskPoint, RestorePoint
-from vmconsole.runs.looking import reading
-from vmconsole.runs.restore import choose_disks, file_destinations, file_name, restore_files, restore_guest
+from vmconsole.runs.looking import LOCK_PATIENCE, reading
+from vmconsole.runs.restore import (
+    choose_disks,
+    file_destinations,
+    file_name,
+    preview_guest,
+    restore_files,
+    restore_guest,
+)
 
 HELP = "restore disks to files, or a guest to a host"
 
@@ -122,7 +129,7 @@ def _to_host(
     hypervisor = services.hypervisor(args.host)
     request = GuestRestore(args.new_name or point.guest, args.storage, start=args.start)
     if args.dry_run:
-        return _dry_run_on_host(args.host, point, request, services, output)
+        return _dry_run_on_host(args.host, point, repository, request, services, output)
 
     def confirm(notes: Sequence[str]) -> None:
         if notes and not args.yes and not output.quiet and output.can_ask and not output.ask("Go on?"):
@@ -138,23 +145,37 @@ def _to_host(
 
 
 def _dry_run_on_host(
-    host: str, point: RestorePoint, request: GuestRestore, services: Services, output: Output
+    host: str,
+    point: RestorePoint,
+    repository: str,
+    request: GuestRestore,
+    services: Services,
+    output: Output,
 ) -> int:
-    with output.busy(f"Asking {host} …"):
-        guests = services.hypervisor(host).inventory().guests
-    if any(guest.name == request.name for guest in guests):
-        raise GuestExists(
-            f"There is a guest {request.name!r} on {host} already; a restore never overwrites.",
-            hint="Choose another name with --as NAME.",
-            subject=request.name,
-        )
+    hypervisor = services.hypervisor(host)
+    with (
+        output.busy(f"Asking {host} …"),
+        services.repository(repository).reader(wait=LOCK_PATIENCE) as reader,
+    ):
+        notes = preview_guest(point, hypervisor, request, reader, services.cancel, services.clock)
     disks = [{"id": disk.id, "size": disk.size} for disk in point.stored_disks]
     output.document(
-        {"archive": point.archive, "host": host, "guest": request.name, "size": point.size, "disks": disks}
+        {
+            "archive": point.archive,
+            "host": host,
+            "guest": request.name,
+            "storage": request.storage,
+            "start": request.start,
+            "size": point.size,
+            "disks": disks,
+            "notes": list(notes),
+        }
     )
     count = "1 disk" if len(disks) == 1 else f"{len(disks)} disks"
     output.line(f"{point.archive} → {host}/{request.name}: {count}, {size(point.size)} (sparse)")
-    output.note(f"Nothing was changed. The name is free on {host}; its storage was not looked at.")
+    for note in notes:
+        output.line(f"! {note}")
+    output.note(f"Nothing was changed. {host} would take it, as far as can be told before data moves.")
     return EXIT_DONE
 
 

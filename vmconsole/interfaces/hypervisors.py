@@ -171,6 +171,12 @@ class Hypervisor(Protocol):
         """
         ...
 
+    def preview(
+        self, point: RestorePoint, files: Mapping[str, bytes], request: GuestRestore, context: Context
+    ) -> Sequence[str]:
+        """The notes that create() would have, or what it would raise; changes nothing on the host."""
+        ...
+
     def clean(self, entry: JournalEntry) -> str:
         """Undo what a dead run acquired; idempotent. Returns one sentence for the user.
 

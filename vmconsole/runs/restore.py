@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from vmconsole.errors import PointNotFound, RestoreFailed, UsageError
 from vmconsole.events import DiskProgress, Restored, Warned, step
 from vmconsole.interfaces import (
+    Cancel,
+    Clock,
     Context,
     DiskReader,
     GuestRestore,
@@ -141,6 +143,29 @@ def restore_guest(
             context.clock.monotonic() - began,
         )
     )
+
+
+def preview_guest(
+    point: RestorePoint,
+    hypervisor: Hypervisor,
+    request: GuestRestore,
+    reader: RepositoryReader,
+    cancel: Cancel,
+    clock: Clock,
+) -> Sequence[str]:
+    """What restore_guest() would say before data moves, or raise; changes nothing."""
+    context = Context("", lambda _: None, cancel, _NothingAcquired(), clock)
+    return hypervisor.preview(point, reader.files(point.archive), request, context)
+
+
+class _NothingAcquired:
+    """The journal of those who only look."""
+
+    def acquire(self, host: str, kind: str, payload: Mapping[str, str]) -> int:
+        raise AssertionError(f"a preview would acquire {kind} on {host}: {payload}")
+
+    def release(self, entry: int) -> None:
+        pass
 
 
 def copy_out(guest: str, disk: DiskPoint, source: DiskReader, sink: Sink, context: Context) -> int:

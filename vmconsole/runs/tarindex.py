@@ -6,13 +6,15 @@ zero blocks, is a tar with that member alone.
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import zstandard
 
 from vmconsole.disks.tarstream import TarMember, TarStream
+from vmconsole.errors import ProtocolError
 from vmconsole.interfaces import StreamWriter
 
 LEVEL = 3
@@ -90,6 +92,31 @@ def document(member: TarMember) -> dict[str, Any]:
         "sparse": member.sparse,
     }
     return {key: value for key, value in every.items() if value or key in ("path", "type", "data")}
+
+
+def read_index(data: bytes) -> Iterator[dict[str, Any]]:
+    """The members of an index, as document() made them, in the tar's order. Raises ProtocolError."""
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)) as stream:
+            lines = io.TextIOWrapper(stream, encoding="utf-8")
+            head = json.loads(next(lines, "{}"))
+            if head != FORMAT:
+                raise ProtocolError(
+                    "The index of the container's files is of another kind than this vmconsole knows.",
+                    hint="Use a newer vmconsole, or restore the tar and look into it with tar -t.",
+                )
+            for line in lines:
+                yield json.loads(line)
+    except (zstandard.ZstdError, ValueError) as error:
+        raise ProtocolError(
+            f"The index of the container's files cannot be read: {error}.",
+            hint="Restore the tar and look into it with tar -t.",
+        ) from error
+
+
+def clean(path: str) -> str:
+    """`./etc//hosts` is `etc/hosts`. Upward steps are names like any other: nothing may be opened by them."""
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def _line(content: Mapping[str, Any]) -> bytes:

@@ -85,6 +85,44 @@ KEYS = (
     # --- repositories ---
     # --- hosts ---
     # --- restore ---
+    Key("restore.next", "enter", "go on", "on to the next question or step", "restore", shown=True),
+    Key(
+        "restore.start",
+        "s",
+        "restore",
+        "begin the restore that was reviewed",
+        "restore",
+        shown=True,
+        risk=Risk.CHANGES,
+    ),
+    Key("restore.files", "f", "look inside", "what this restore point holds", "restore", shown=True),
+    Key(
+        "restore.month-back",
+        "left_square_bracket",
+        "month back",
+        "to the month before",
+        "restore",
+        shown=True,
+    ),
+    Key("restore.month-on", "right_square_bracket", "month on", "to the month after", "restore"),
+    Key("restore.check", "c", "check again", "the dry run once more", "restore"),
+    Key("browse.open", "enter", "open", "into the folder, or show the file", "browse", shown=True),
+    Key("browse.up", "backspace,left", "up", "to the folder above", "browse", shown=True),
+    Key(
+        "browse.get",
+        "x",
+        "take out",
+        "the file or folder into a folder of this machine",
+        "browse",
+        shown=True,
+        risk=Risk.CHANGES,
+    ),
+    Key("browse.filter", "slash", "filter", "narrow the list as you type", "browse"),
+    Key("browse.sort", "s", "sort", "sort by the next column", "browse"),
+    Key(
+        "browse.restore", "r", "restore", "restore from this point: what, where, review", "browse", shown=True
+    ),
+    Key("browse.again", "c", "read again", "read the repository once more", "browse"),
     # --- log ---
     Key("log.find", "slash", "find", "only lines with these words", "log", shown=True),
     Key("log.problems", "exclamation_mark", "problems", "only warnings and errors", "log", shown=True),

@@ -12,7 +12,7 @@ from pathlib import Path
 import fakes
 
 from vmconsole.cli.main import main
-from vmconsole.errors import HostUnreachable, RepositoryLocked, RepositoryMissing
+from vmconsole.errors import GuestExists, HostUnreachable, RepositoryLocked, RepositoryMissing
 from vmconsole.interfaces import Cancel, HostKey
 from vmconsole.model.guest import Check, Disk, Guest, GuestKind, GuestState, HostInventory, HostKind, Tracking
 from vmconsole.model.repository import RepositoryInfo
@@ -60,6 +60,7 @@ class Host:
         self.warnings = ()
         self.nodes, self.storages, self.host_warnings = (), (), ()
         self.cleaned = []
+        self.notes = ()
         self._fake = fakes.FakeHypervisor(fakes.Diary())
 
     def _reach(self):
@@ -90,6 +91,11 @@ class Host:
 
     def export(self, plan, context):
         return self._fake.export(plan, context)
+
+    def preview(self, point, files, request, context):
+        if any(guest.name == request.name for guest in self.guests):
+            raise GuestExists(f"There is a guest {request.name!r} on {self.name} already.")
+        return self.notes
 
     def clean(self, entry):
         self.cleaned.append(entry)

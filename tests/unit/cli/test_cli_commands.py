@@ -12,6 +12,7 @@ from datetime import datetime
 import pytest
 from cli_world import HOSTILE, Host, Repository, guest
 
+from vmconsole.cli.main import VERBS
 from vmconsole.errors import CommandFailed, HostKeyChanged, HostUnreachable, WrongPassphrase
 from vmconsole.model.guest import Check, HostKind, Node, Storage
 from vmconsole.model.run import RunState
@@ -405,6 +406,42 @@ def test_a_dry_run_of_a_whole_guest_looks_for_the_name(world):
     said = world.call("restore", "web@latest", "--host", "kvm1", "--as", "copy", "--dry-run")
     assert said.code == 0
     assert "kvm1/copy: 1 disk, 4 MiB (sparse)" in said.out
+
+
+def test_a_dry_run_of_a_whole_guest_says_what_cannot_be_carried_over(world):
+    world.call("backup", "web")
+    world.host.notes = ("The card of \x1b[2Jnet0 goes to another bridge.",)
+    words = ("restore", "web@latest", "--host", "kvm1", "--as", "copy", "--dry-run", "--start")
+    assert "! The card of \\x1b[2Jnet0 goes to another bridge." in world.call(*words).out
+    document = world.call(*words, "--json").document
+    assert document["notes"] == list(world.host.notes)
+    assert (document["start"], document["storage"], document["guest"]) == (True, "", "copy")
+
+
+def test_a_dry_run_does_not_wait_for_a_backup_to_end(world):
+    world.call("backup", "web")
+    world.repository.locked = "for a while"
+    said = world.call("restore", "web@latest", "--host", "kvm1", "--as", "copy", "--dry-run", "--json")
+    assert (said.code, said.document["error"]) == (11, "RepositoryLocked")
+
+
+def test_files_of_a_virtual_machine_are_not_taken_out_yet(world):
+    world.call("backup", "web")
+    said = world.call("get", "web@latest", "etc/hosts", "--to", str(world.folder / "new"), "--json")
+    assert said.code == 2
+    assert said.document["message"].endswith("is not in this version.")
+    assert f"vmconsole restore {world.repository.saved[0].archive} --to FOLDER/" in said.document["hint"]
+    assert not (world.folder / "new").exists()
+
+
+@pytest.mark.parametrize("verb", ["ls", "verify", "rollback", "boot", "drill", "copy"])
+def test_what_is_planned_says_what_does_the_job_today(world, verb):
+    said = world.call(verb, "web@latest", "--json")
+    assert said.code == 2
+    assert said.document["message"].endswith(" is not in this version.")
+    assert "vmconsole " in said.document["hint"]
+    assert said.document["subject"] == verb
+    assert verb not in VERBS
 
 
 # --- hosts, groups, repositories ---------------------------------------------------------------

@@ -32,17 +32,20 @@ def create_guest(
     networks: Mapping[str, str] | None = None,
     new_uuid: Callable[[], UUID] = uuid4,
     new_token: Callable[[], str] = lambda: secrets.token_hex(6),
+    only_check: bool = False,
 ) -> GuestTarget:
     """Check everything, then make empty disks. See Hypervisor.create.
 
-    networks: where cards of a Proxmox guest go. Raises GuestExists, RestoreFailed before anything
-    was changed.
+    networks: where cards of a Proxmox guest go. only_check: make nothing, for the notes alone. Raises
+    GuestExists, RestoreFailed before anything was changed.
     """
     if point.hypervisor != HYPERVISOR:
-        return _create(virsh, point, files, request, context, new_uuid, new_token)
+        return _create(virsh, point, files, request, context, new_uuid, new_token, only_check=only_check)
     survey.check_name(virsh, request.name)
     foreign = translate(virsh, point, files, networks or {})
-    target = _create(virsh, foreign.point, foreign.files, request, context, new_uuid, new_token)
+    target = _create(
+        virsh, foreign.point, foreign.files, request, context, new_uuid, new_token, only_check=only_check
+    )
     return ForeignTarget(target, foreign)
 
 
@@ -54,6 +57,8 @@ def _create(
     context: Context,
     new_uuid: Callable[[], UUID],
     new_token: Callable[[], str],
+    *,
+    only_check: bool,
 ) -> LibvirtTarget:
     document = files.get(members.DOMAIN)
     if document is None:
@@ -85,7 +90,8 @@ def _create(
         request=request,
         context=context,
     )
-    target.make(nvram)
+    if not only_check:
+        target.make(nvram)
     return target
 
 

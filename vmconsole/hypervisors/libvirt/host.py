@@ -86,6 +86,14 @@ class LibvirtHost:
     ) -> GuestTarget:
         return create_guest(self._virsh, point, files, request, context, networks=self._settings.networks)
 
+    def preview(
+        self, point: RestorePoint, files: Mapping[str, bytes], request: GuestRestore, context: Context
+    ) -> Sequence[str]:
+        networks = self._settings.networks
+        return create_guest(
+            self._virsh, point, files, request, context, networks=networks, only_check=True
+        ).notes
+
     def clean(self, entry: JournalEntry) -> str:
         if entry.kind == journal.FREEZE_KIND:
             return clean_freeze(self._machine, entry)

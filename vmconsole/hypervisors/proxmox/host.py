@@ -89,6 +89,12 @@ class ProxmoxHost:
         target: GuestTarget = create(self._nodes, self._settings, point, files, request, context)
         return target
 
+    def preview(
+        self, point: RestorePoint, files: Mapping[str, bytes], request: GuestRestore, context: Context
+    ) -> Sequence[str]:
+        # Nothing is made before the first disk is opened.
+        return self.create(point, files, request, context).notes
+
     def clean(self, entry: JournalEntry) -> str:
         return str(
             _function(*CLEANERS.get(entry.kind, ("clean", "clean_export")))(

@@ -148,6 +148,28 @@ class Guests(Place[GuestRow]):
     def command_to_copy(self) -> Sequence[str]:
         return ("points", self.current.argument) if self.current else ()
 
+    # --- restore ---
+
+    def action_guests_restore(self) -> None:
+        from vmconsole.tui.screens.restore import open_restore
+
+        if (row := self.current) is not None:
+            open_restore(self.console_app, None, "", row.key)
+
+    def action_guests_files(self) -> None:
+        from vmconsole.tui.screens.browse import browse_newest
+
+        if (row := self.current) is not None and row.good is not None:
+            browse_newest(self.console_app, row.key, row.good.repository)
+
+    def why_not(self, action: str) -> str:
+        if action in ("guests.restore", "guests.files"):
+            if self.current is None:
+                return "The list is empty."
+            if self.current.good is None:
+                return "No restore point yet: back up this guest first (b)."
+        return super().why_not(action)
+
     # --- cells ---
 
     def _why(self, row: GuestRow) -> Text:

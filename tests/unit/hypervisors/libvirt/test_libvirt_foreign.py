@@ -171,6 +171,26 @@ def test_small_variables_and_lost_ones_are_said(fake: Path, context: Context, tm
         assert not list(place.iterdir())
 
 
+def test_a_preview_has_the_notes_and_makes_nothing(
+    fake: Path, context: Context, journal: _Journal, tmp_path: Path
+) -> None:
+    place = tmp_path / "images"
+    place.mkdir()
+    point = make_point(efidisk0=4 * MIB, scsi0=MIB, tpmstate0=4 * MIB)
+    target = create_guest(
+        Virsh(LocalMachine("kvm1"), "qemu:///system"),
+        point,
+        {"config/qemu-server.conf": CONF},
+        GuestRestore("copy", str(place)),
+        context,
+        only_check=True,
+    )
+    assert any("TPM starts empty" in note for note in target.notes)
+    assert not list(place.iterdir())
+    assert not journal.open
+    assert not (fake / "defined").exists()
+
+
 def test_a_disk_that_is_not_written_is_noticed(
     fake: Path, context: Context, journal: _Journal, tmp_path: Path
 ) -> None:

@@ -1,0 +1,150 @@
+"""Folders and what is in them, made from an archive's members and a container's index. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from vmconsole.model.point import TAR, RestorePoint
+from vmconsole.runs.tarindex import clean
+
+FILES = "files"
+"""The folder that a container's files are shown in."""
+_LONGEST = 8192
+"""Letters of a path; a longer one is not shown."""
+
+
+class Kind(Enum):
+    FOLDER = "folder"
+    TEXT = "text"
+    """A small member of the archive: configuration, firmware, guest.json."""
+    DISK = "disk"
+    TAR = "tar"
+    FILE = "file"
+    """Of a container."""
+    LINK = "link"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """path: from the top of the restore point. member: of a container's file, its line in the index.
+
+    size: bytes. changed: seconds since 1970, None where that is not known.
+    """
+
+    path: str
+    kind: Kind
+    size: int = 0
+    changed: float | None = None
+    note: str = ""
+    member: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def order(self) -> tuple[bool, str]:
+        return (self.kind is not Kind.FOLDER, self.name)
+
+
+@dataclass(slots=True)
+class Tree:
+    """texts: the small members' contents, by path."""
+
+    folders: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    texts: Mapping[str, bytes] = field(default_factory=dict)
+
+    def inside(self, folder: str) -> list[Entry]:
+        """Folders first, then by name."""
+        return sorted(self.folders.get(folder, {}).values(), key=lambda entry: entry.order)
+
+    def add(self, entry: Entry) -> None:
+        """With the folders it lies in. A later entry of the same path replaces an earlier one, as tar does."""
+        parent = self._folder(entry.path.rpartition("/")[0])
+        parent[entry.path] = entry
+
+    def _folder(self, path: str) -> dict[str, Entry]:
+        """What is in a folder, which is made when it is not there, with those above it."""
+        found = self.folders.setdefault(path, {})
+        while path:
+            above = path.rpartition("/")[0]
+            known = self.folders.setdefault(above, {})
+            if path in known:
+                break
+            known[path] = Entry(path, Kind.FOLDER, note=_FOLDERS.get(path, ""))
+            path = above
+        return found
+
+
+def make_tree(point: RestorePoint, files: Mapping[str, bytes], members: Iterable[Mapping[str, Any]]) -> Tree:
+    """files: the members that are not disks. members: of the container's index, none for a virtual machine."""
+    tree = Tree({"": {}}, files)
+    for path, content in files.items():
+        tree.add(Entry(path, Kind.TEXT, len(content), note=_note(path)))
+    for disk in point.stored_disks:
+        kind = Kind.TAR if disk.format == TAR else Kind.DISK
+        tree.add(Entry(disk.path, kind, disk.size, note=f"{disk.id}, {disk.format} on its host"))
+    for member in members:
+        path = clean(str(member.get("path", "")))
+        # The names come from a guest, which may make a folder in a folder a million times.
+        if path and len(path) <= _LONGEST:
+            tree.add(_entry(f"{FILES}/{path}", member))
+    return tree
+
+
+def _entry(path: str, member: Mapping[str, Any]) -> Entry:
+    kinds = {"dir": Kind.FOLDER, "file": Kind.FILE, "symlink": Kind.LINK, "hardlink": Kind.LINK}
+    kind = kinds.get(str(member.get("type")), Kind.OTHER)
+    note = (
+        f"→ {member['link']}" if member.get("link") else str(member.get("type")) if kind is Kind.OTHER else ""
+    )
+    return Entry(path, kind, int(member.get("size", 0)), float(member.get("mtime", 0)), note, member)
+
+
+def mode_text(member: Mapping[str, Any]) -> str:
+    """`rw-r-----`; empty where nothing is known."""
+    if not member:
+        return ""
+    mode = int(member.get("mode", 0))
+    return "".join(letter if mode & (1 << (8 - at)) else "-" for at, letter in enumerate("rwxrwxrwx"))
+
+
+def readable(content: bytes) -> str | None:
+    """As text, when it is text; None otherwise."""
+    if b"\0" in content:
+        return None
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1") if _mostly_letters(content) else None
+
+
+def _mostly_letters(content: bytes) -> bool:
+    odd = sum(byte < 32 and byte not in (9, 10, 12, 13) for byte in content[:4096])
+    return odd * 20 < len(content[:4096]) + 20
+
+
+_FOLDERS = {
+    "config": "the guest's configuration",
+    "firmware": "what the guest's firmware remembers",
+    "disks": "its disks",
+    "container": "all its files, as one tar",
+    FILES: "the container's files",
+}
+_NOTES: Sequence[tuple[str, str]] = (
+    ("guest.json", "what vmconsole knows of this restore point"),
+    ("config/libvirt.xml", "the guest's definition on its host"),
+    ("config/checkpoint.xml", "the checkpoint its next backup builds upon"),
+    ("config/qemu-server.conf", "the guest's configuration on its host"),
+    ("config/pct.conf", "the container's configuration on its host"),
+    ("config/firewall.fw", "the guest's firewall rules"),
+    ("firmware/", "what the guest's firmware remembers"),
+)
+
+
+def _note(path: str) -> str:
+    return next((note for start, note in _NOTES if path.startswith(start)), "")
