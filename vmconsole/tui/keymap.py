@@ -80,7 +80,69 @@ KEYS = (
     # --- groups ---
     # --- runs ---
     # --- points ---
+    Key("points.restore", "r", "restore", "restore this point: what, where, review", "points", shown=True),
+    Key("points.files", "f", "files", "the files in this point", "points", shown=True),
+    Key(
+        "points.pin",
+        "o",
+        "pin",
+        "keep it whatever the rules say; again: no longer",
+        "points",
+        shown=True,
+        risk=Risk.CHANGES,
+    ),
+    Key("points.compare", "c", "compare", "two marked points side by side", "points", shown=True),
+    Key("points.only", "t", "this guest", "only this guest's points, or all again", "points", shown=True),
+    Key("points.pruned", "P", "pruned", "show what was pruned, or hide it again", "points"),
+    Key("points.undo", "u", "undo prune", "have a pruned point back", "points", risk=Risk.CHANGES),
+    Key("points.verify", "v", "verify", "read everything of it once and compare", "points"),
     # --- repositories ---
+    Key(
+        "repositories.check",
+        "v",
+        "check",
+        "check it with stock borg",
+        "repositories",
+        shown=True,
+        risk=Risk.CHANGES,
+    ),
+    Key(
+        "repositories.prune",
+        "p",
+        "prune",
+        "what the rules keep, what goes, and why",
+        "repositories",
+        shown=True,
+    ),
+    Key(
+        "repositories.undo", "u", "undo prune", "have back what was pruned", "repositories", risk=Risk.CHANGES
+    ),
+    Key(
+        "repositories.compact",
+        "c",
+        "compact",
+        "delete what was pruned, for good, and free its space",
+        "repositories",
+        shown=True,
+        risk=Risk.DESTROYS,
+    ),
+    Key(
+        "repositories.accept",
+        "a",
+        "accept",
+        "points that vanished may be gone",
+        "repositories",
+        risk=Risk.CHANGES,
+    ),
+    Key(
+        "prune.go",
+        "p",
+        "prune now",
+        "hide what no rule keeps; it can be undone",
+        "prune",
+        shown=True,
+        risk=Risk.CHANGES,
+    ),
     # --- hosts ---
     # --- restore ---
     # --- log ---

@@ -109,6 +109,14 @@ class Guests(Place[GuestRow]):
     def log_of(self, row: GuestRow) -> str:
         return row.last.run if row.last else ""
 
+    def action_guests_points(self) -> None:
+        from vmconsole.tui.screens.points import Points
+
+        row = self.current
+        self.console_app.go("points")
+        if row is not None and isinstance(self.app.screen, Points):
+            self.app.screen.show_only(row.key)
+
     @property
     def name_to_copy(self) -> str:
         return self.current.guest.name if self.current else ""
