@@ -34,6 +34,8 @@ def growth_plot(
     unit = _unit(sums[-1])
     plot = Plot()
     plot.theme("clear")
+    # The library knows only the terminal that it was started in, which may be none at all.
+    plot.limit_size(False, False)
     plot.plotsize(width, height)
     plot.frame(False)
     plot.xaxes(False, False)

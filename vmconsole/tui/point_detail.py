@@ -48,8 +48,7 @@ def point_text(row: PointRow, picture: Picture, undo: float | None) -> Text:
         names = point.together.get("guests", ())
         listed = ", ".join(str(name) for name in names) if isinstance(names, (list, tuple)) else ""
         _line(text, "together", f"cut with {listed}, within {point.together.get('skew_ms', '?')} ms")
-    made = f"group {point.group}" if point.group else "by hand"
-    _line(text, "made by", f"{made}, run {point.run}" if point.run else made)
+    _line(text, "made by", f"group {point.group}" if point.group else "by hand")
     _line(text, "archive", f"{point.archive} in repository {row.repository}")
     _line(text, "verified", "not recorded yet; v in 5 Repositories checks all of it", "quiet")
     return text

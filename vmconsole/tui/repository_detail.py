@@ -10,12 +10,13 @@ from vmconsole.model.run import Run, RunState
 from vmconsole.model.words import age, duration, size
 from vmconsole.tui.format import safe, safe_lines
 from vmconsole.tui.picture import Picture
-from vmconsole.tui.plot import growth_plot
+from vmconsole.tui.plot import daily_bars, growth_plot
 from vmconsole.tui.repositories import RepositoryRow, days_left, pace, passphrase_source
 from vmconsole.tui.states import Glyphs
 
-_DAY = 86_400.0
 _NAMED = 5
+_ID_WIDTH = 32
+"""Characters of an id in one line: half of it."""
 
 
 def why_text(row: RepositoryRow, glyphs: Glyphs) -> Text:
@@ -28,7 +29,7 @@ def why_text(row: RepositoryRow, glyphs: Glyphs) -> Text:
 
 
 def repository_text(row: RepositoryRow, picture: Picture, glyphs: Glyphs, width: int, height: int) -> Text:
-    """width, height: of the pane, for the curve; what does not fit is scrolled to."""
+    """width: of the pane. height: of the curve, in lines."""
     known, info = row.known, row.info
     text = why_text(row, glyphs)
     for gone in known.vanished[:_NAMED]:
@@ -45,7 +46,7 @@ def repository_text(row: RepositoryRow, picture: Picture, glyphs: Glyphs, width:
     _line(text, "stored", f"{size(row.stored)} for {size(row.original)} of guests{factor}{unsure}")
     if known.space is not None and known.space.size:
         left = days_left(known)
-        lasts = f"; at this pace it lasts {duration(left * _DAY)}" if left is not None and left < 3650 else ""
+        lasts = f"; at this pace it lasts {_long(left)}" if left is not None else ""
         free = f"{size(known.space.free)} of {size(known.space.size)}"
         _line(text, "free", f"{free} ({known.space.used_percent:.0f} % used){lasts}")
     _line(text, "last check", run_text(known.check, picture))
@@ -66,12 +67,19 @@ def _curve(text: Text, row: RepositoryRow, glyphs: Glyphs, width: int, height: i
     total = sum(count for _, count in added)
     if len(added) < 2 or not total:
         return
-    used = text.plain.count("\n")
-    drawn = growth_plot(added, width, max(8, min(14, height - used - 2)), ascii_only=glyphs.ascii)
-    if drawn.plain:
-        days = len(added)
-        text.append(f"\nAdded in the last {days} days: {size(total)}, ", "title")
-        text.append(f"{size(round(pace(added)))} a day\n", "title").append_text(drawn)
+    drawn = growth_plot(added, width, height, ascii_only=glyphs.ascii)
+    if not drawn.plain:
+        return
+    text.append(f"\nAdded in the last {len(added)} days: {size(total)}, ", "title")
+    text.append(f"{size(round(pace(added)))} a day\n", "title").append_text(drawn)
+    text.append("each day".rjust(9), "quiet").append(" ")
+    text.append_text(daily_bars(added, width - 10, ascii_only=glyphs.ascii))
+
+
+def _long(days: float) -> str:
+    if days < 60:
+        return f"{days:.0f} days"
+    return f"{days / 30.44:.0f} months" if days < 730 else f"{min(days / 365.25, 99):.0f} years"
 
 
 def run_text(run: Run | None, picture: Picture) -> str:
@@ -91,7 +99,9 @@ def recovery_text(row: RepositoryRow, picture: Picture) -> Text:
     target = shlex.quote(settings.location)
     text = Text(end="")
     _line(text, "where", settings.location)
-    _line(text, "id", row.info.id if row.info else "not asked yet")
+    id = row.info.id if row.info else "not asked yet"
+    for start in range(0, len(id), _ID_WIDTH):
+        _line(text, "" if start else "id", id[start : start + _ID_WIDTH])
     _line(text, "encryption", row.info.encryption if row.info else settings.encryption)
     _line(text, "passphrase", passphrase_source(settings))
     _line(text, "undo", f"{duration(settings.undo)} after a prune")

@@ -32,14 +32,16 @@ class Compare(Dialog[None]):
 
     def on_mount(self) -> None:
         pane = self.query_one(Pane)
-        pane.show(comparison_text(self._comparison, console_of(self).picture.zone))
+        console = console_of(self)
+        pane.show(comparison_text(self._comparison, console.picture.zone, ascii_only=console.glyphs.ascii))
         pane.focus()
 
 
-def comparison_text(found: Comparison, zone: tzinfo) -> Text:
+def comparison_text(found: Comparison, zone: tzinfo, *, ascii_only: bool = False) -> Text:
     """As a table of two columns, then the disks, then what was done in between."""
     older, newer = found.older, found.newer
     apart = (newer.point.time - older.point.time).total_seconds()
+    arrow, nothing = ("->", "-") if ascii_only else ("→", "–")
     text = Text(end="")
     for name, left, right in (
         ("guest", safe(older.point.guest), safe(newer.point.guest)),
@@ -62,9 +64,9 @@ def comparison_text(found: Comparison, zone: tzinfo) -> Text:
             text.append(f"{name:<13}", "quiet").append(f"{size(found.total(figure))}\n")
     text.append("\nDisks\n", "title")
     for disk in found.disks:
-        before = "–" if disk.before is None else size(disk.before)
-        after = "–" if disk.after is None else size(disk.after)
-        text.append_text(fit(safe(disk.id), 12)).append(f" {before:>10} → {after:<10} ")
+        before = nothing if disk.before is None else size(disk.before)
+        after = nothing if disk.after is None else size(disk.after)
+        text.append_text(fit(safe(disk.id), 12)).append(f" {before:>10} {arrow} {after:<10} ")
         text.append(f"{disk.what}\n", "quiet" if disk.what == "same size" else "warning")
     text.append("\nWhich blocks and which files differ is not compared yet.  esc closes this", "quiet")
     return text

@@ -15,7 +15,7 @@ from vmconsole.errors import VmconsoleError
 from vmconsole.model.history import BackupRecord
 from vmconsole.model.words import age, duration, size
 from vmconsole.tui.commands import Command
-from vmconsole.tui.format import safe
+from vmconsole.tui.format import safe, spark
 from vmconsole.tui.keymap import bindings
 from vmconsole.tui.month import HEIGHT, before, legend, month_text
 from vmconsole.tui.picture import Picture
@@ -29,6 +29,10 @@ _VERIFY = (
     "Single points cannot be verified yet. `v` in 5 Repositories checks a whole repository "
     "(repo check --verify-data)."
 )
+
+
+_BARS = 24
+"""Points whose changes are drawn as bars."""
 
 
 class Points(Place[PointRow]):
@@ -253,6 +257,10 @@ class Points(Place[PointRow]):
         ):
             if name != "without" or failed:
                 text.append(f" {name:<10}", "quiet").append(f"{value}\n", style)
+        newest = [float(point.total("bytes_dirty")) for point in kept[:_BARS]]
+        if len(newest) > 1:
+            bars = spark(newest[::-1], ascii_only=self.console_app.glyphs.ascii)
+            text.append(f" {'changed':<10}", "quiet").append(f"{bars}\n", "running")
         return text
 
     def log_of(self, row: PointRow) -> str:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
+from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Input, Static
 
@@ -107,6 +108,7 @@ class PruneScreen(Screen[None]):
         heading.append(f"  {kept} kept, {lost} to go", "late" if lost else "quiet")
         heading.append(" · nothing is changed yet", "quiet")
         self.query_one("#heading", Static).update(paint(heading))
+        self.query_one(Listing).border_title = Content.from_rich_text(paint(heading))
         self.query_one("#totals", Static).update(paint(self._totals()))
         self.query_one(Listing).show(self._judged)
 
@@ -118,7 +120,7 @@ class PruneScreen(Screen[None]):
         guests = len({(point.guest, point.host) for point in self.lost})
         text = Text("p prunes", "key", end="")
         text.append(
-            f": {_count(len(self.lost))} of {guests} guest{'' if guests == 1 else 's'} hidden, ", "quiet"
+            f": {_count(len(self.lost))} hidden, of {guests} guest{'' if guests == 1 else 's'}, ", "quiet"
         )
         text.append(f"to be had back for {self._undo}. ", "quiet")
         return text.append("! only these", "key").append(", esc goes back", "quiet")

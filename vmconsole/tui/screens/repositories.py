@@ -188,10 +188,11 @@ class Repositories(Place[RepositoryRow]):
     def detail(self, row: RepositoryRow) -> Text:
         pane = self.query_one("#detail").size
         # Where the pane is hidden, the whole screen shows it.
-        width, height = (
-            (pane.width, pane.height) if pane.width else (self.size.width - 2, self.size.height - 2)
+        width = (pane.width or self.size.width - 2) - 3
+        curve = 20 if self.query_one("#side").display else 10
+        text = repository_text(
+            row, self.picture, self.console_app.glyphs, width, min(curve, self.size.height // 2)
         )
-        text = repository_text(row, self.picture, self.console_app.glyphs, width - 3, height)
         if not self.query_one("#side").display:
             text.append("\n").append_text(recovery_text(row, self.picture))
         return text
@@ -250,7 +251,7 @@ class Repositories(Place[RepositoryRow]):
             if ended.ok and self.app.screen is self:
                 self.app.push_screen(PruneScreen(row.name, ended.document))
 
-        self.notify("Judging the points by the rules …")
+        self.notify("Judging the points by the rules …", timeout=2)
         self._carry_out(Command(("prune", "--dry-run", "--repository", row.name)), show)
 
     def action_repositories_undo(self) -> None:
@@ -291,7 +292,7 @@ class Repositories(Place[RepositoryRow]):
                 said = f"Compacting {safe(row.name).plain} goes on in the background; l shows its log."
                 self._carry_out(Command(("repo", "compact", row.name), said, runs=True))
 
-        self.notify("Looking what would be deleted …")
+        self.notify("Looking what would be deleted …", timeout=2)
         self._carry_out(Command(("repo", "compact", row.name, "--dry-run")), show)
 
     def action_repositories_accept(self) -> None:

@@ -235,10 +235,15 @@ class Listing(ScrollView, Generic[R], can_focus=True):
 
     # --- drawing ---
 
+    @property
+    def _room(self) -> int:
+        """Columns of the terminal beside the scroll bar."""
+        return self.scrollable_content_region.width
+
     def _fitting(self) -> list[Column[R]]:
         """The columns there is room for."""
         columns = [column for column in self._columns if self.wide or not column.wide]
-        room = self.size.width - 2
+        room = self._room - 2
         while sum(column.width + 2 for column in columns) > room + 2:
             droppable = [column for column in columns if column.drop]
             if not droppable:
@@ -248,7 +253,7 @@ class Listing(ScrollView, Generic[R], can_focus=True):
 
     def _widths(self, columns: Sequence[Column[R]]) -> list[int]:
         widths = [column.width for column in columns]
-        spare = self.size.width - 2 - sum(widths) - 2 * (len(columns) - 1)
+        spare = self._room - 2 - sum(widths) - 2 * (len(columns) - 1)
         growing = [index for index, column in enumerate(columns) if column.grow]
         if growing and spare:
             share, rest = divmod(spare, len(growing))
@@ -310,7 +315,7 @@ class Listing(ScrollView, Generic[R], can_focus=True):
     def _strip(self, text: Text, over: str) -> Strip:
         theme = console_of(self).colours
         painted = theme.paint(text)
-        width = self.size.width
+        width = self._room
         if (short := width - cell_len(painted.plain)) > 0:
             painted.append(" " * short)
         base = self.rich_style + theme.style(over) if over else self.rich_style
