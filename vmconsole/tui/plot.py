@@ -35,7 +35,7 @@ def growth_plot(
     plot = Plot()
     plot.theme("clear")
     # The library knows only the terminal that it was started in, which may be none at all.
-    plot.limit_size(False, False)
+    plot._limit_size(False, False)  # type: ignore[attr-defined]
     plot.plotsize(width, height)
     plot.frame(False)
     plot.xaxes(False, False)

@@ -99,9 +99,9 @@ def recovery_text(row: RepositoryRow, picture: Picture) -> Text:
     target = shlex.quote(settings.location)
     text = Text(end="")
     _line(text, "where", settings.location)
-    id = row.info.id if row.info else "not asked yet"
-    for start in range(0, len(id), _ID_WIDTH):
-        _line(text, "" if start else "id", id[start : start + _ID_WIDTH])
+    known = row.info.id if row.info else "not asked yet"
+    for start in range(0, len(known), _ID_WIDTH):
+        _line(text, "" if start else "id", known[start : start + _ID_WIDTH])
     _line(text, "encryption", row.info.encryption if row.info else settings.encryption)
     _line(text, "passphrase", passphrase_source(settings))
     _line(text, "undo", f"{duration(settings.undo)} after a prune")

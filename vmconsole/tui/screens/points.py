@@ -31,6 +31,9 @@ _VERIFY = (
 )
 
 
+_MONTHS = 3
+_BESIDE_MONTHS = 13
+"""Lines of the third pane and of its surroundings that are not months."""
 _BARS = 24
 """Points whose changes are drawn as bars."""
 
@@ -220,8 +223,8 @@ class Points(Place[PointRow]):
         return safe(row.point.guest, "title")
 
     def side(self, row: PointRow) -> Text:
-        height = self.query_one("#side").size.height
-        return self._calendar(row, max(1, (height - 8) // (HEIGHT + 1)))
+        # By the screen's height: the pane's own is the old one until it is laid out anew.
+        return self._calendar(row, max(1, min(_MONTHS, (self.size.height - _BESIDE_MONTHS) // (HEIGHT + 1))))
 
     def _calendar(self, row: PointRow, months: int) -> Text:
         glyphs, zone = self.console_app.glyphs, self.picture.zone

@@ -26,6 +26,10 @@ from vmconsole.tui.widgets.listing import Column, Listing
 _READ_SECONDS = 30.0
 """Reading the history of months is worth it so often, while backups change it all the time."""
 _SHOWN = 8
+_SIDE = 64
+"""Columns of the third pane, as in CSS."""
+_FRAME = 7
+"""Columns of a pane's border, padding, scroll bar, and a little air."""
 
 
 class Repositories(Place[RepositoryRow]):
@@ -186,14 +190,14 @@ class Repositories(Place[RepositoryRow]):
         return Text.assemble(safe(row.name, "title"), safe(f" {row.settings.location}", "quiet"), end="")
 
     def detail(self, row: RepositoryRow) -> Text:
-        pane = self.query_one("#detail").size
-        # Where the pane is hidden, the whole screen shows it.
-        width = (pane.width or self.size.width - 2) - 3
-        curve = 20 if self.query_one("#side").display else 10
+        # By the screen's width: the pane's own is the old one until it is laid out anew.
+        beside = _SIDE if self.has_class("-wide") else 0
+        width = self.size.width - beside - _FRAME
+        curve = 20 if self.has_class("-wide") else 10
         text = repository_text(
             row, self.picture, self.console_app.glyphs, width, min(curve, self.size.height // 2)
         )
-        if not self.query_one("#side").display:
+        if not self.has_class("-wide"):
             text.append("\n").append_text(recovery_text(row, self.picture))
         return text
 
