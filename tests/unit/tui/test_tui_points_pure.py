@@ -26,7 +26,7 @@ NOW = datetime(2026, 11, 21, 8, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
-def a_disk(id="vda", size=100, stored=10):
+def a_disk(name="vda", size=100, stored=10):
     return DiskPoint(
         id, f"{id}.raw", size, "raw", Mode.FULL, bytes_dirty=5, bytes_read=7, bytes_stored=stored
     )
@@ -120,7 +120,8 @@ def test_without_room_or_days_there_is_no_curve():
 
 
 def settings(**values):
-    return RepositoryConfig.model_validate({"location": "/srv/main"} | values)
+    open_one = {} if "passphrase" in values else {"encryption": "none"}
+    return RepositoryConfig.model_validate({"location": "/srv/main"} | open_one | values)
 
 
 def a_run(state, error=""):
@@ -151,8 +152,7 @@ def test_the_worst_is_told_first(known, error, expected):
 
 
 def test_where_the_passphrase_comes_from_is_told_and_never_what_it_is():
-    assert passphrase_source(settings(encryption="none")).startswith("none is needed")
-    assert "BORG_PASSPHRASE" in passphrase_source(settings())
+    assert passphrase_source(settings()).startswith("none is needed")
     command = settings(passphrase={"command": ["pass", "show", "borg/secret"]})
     assert passphrase_source(command) == "what pass prints"
     assert passphrase_source(settings(passphrase={"env": "VM_PASS"})) == "environment variable VM_PASS"
