@@ -191,6 +191,19 @@ def test_a_check_that_found_problems_stays_seen(shop, repository, drive):
     drive(test())
 
 
+def test_a_check_that_ends_is_seen_at_once(shop, repository, drive):
+    async def test():
+        run = shop.services.store.start_run("check", "main")
+        async with shop.console(120, 36) as driver:
+            await opened(driver)
+            await driver.see("running since")
+            shop.services.store.finish_run(run.id, RunState.DONE, "", 0)
+            driver.app.feed.look_now()
+            await driver.see("just now: no problems")
+
+    drive(test())
+
+
 def test_a_prune_is_seen_before_it_is_done(shop, repository, drive):
     async def test():
         shop.services.answers["prune"] = Captured(0, json.dumps(VERDICTS), "")

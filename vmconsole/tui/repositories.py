@@ -27,7 +27,8 @@ from vmconsole.tui.states import State
 GROWTH_DAYS = 90
 _RUNS = 2000
 """Runs that are looked through for the last check."""
-_KINDS = ("check", "compact", "prune")
+KINDS = ("check", "compact", "prune")
+"""Of runs that are about one repository alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class RepositoryRow:
 def read_known(services: Services, now: datetime) -> dict[str, Known]:
     """Of all repositories, by name; none of them is asked. Blocks. Raises VmconsoleError."""
     config = services.config
-    runs = [run for run in services.store.runs(_RUNS) if run.kind in _KINDS]
+    runs = [run for run in services.store.runs(_RUNS) if run.kind in KINDS]
     added = _added(services, now, config)
     return {
         name: _known(name, services, runs, added.get(name, {}), now.astimezone(config.timezone).date())

@@ -28,7 +28,7 @@ DAY = timedelta(days=1)
 
 def a_disk(name="vda", size=100, stored=10):
     return DiskPoint(
-        id, f"{id}.raw", size, "raw", Mode.FULL, bytes_dirty=5, bytes_read=7, bytes_stored=stored
+        name, f"{name}.raw", size, "raw", Mode.FULL, bytes_dirty=5, bytes_read=7, bytes_stored=stored
     )
 
 

@@ -17,7 +17,7 @@ from vmconsole.tui.dialogs.dialog import Ask
 from vmconsole.tui.format import safe, safe_lines
 from vmconsole.tui.keymap import bindings
 from vmconsole.tui.picture import Picture
-from vmconsole.tui.repositories import Answer, Known, RepositoryRow, ask, read_known, row_of
+from vmconsole.tui.repositories import KINDS, Answer, Known, RepositoryRow, ask, read_known, row_of
 from vmconsole.tui.repository_detail import recovery_text, repository_text, why_text
 from vmconsole.tui.screens.place import Place
 from vmconsole.tui.states import State
@@ -64,6 +64,7 @@ class Repositories(Place[RepositoryRow]):
         self._read_at: Picture | None = None
         self._read_time: float | None = None
         self._reading = False
+        self._runs_then: tuple[object, ...] = ()
         self._first = True
 
     def make_listing(self) -> Listing[RepositoryRow]:
@@ -105,8 +106,10 @@ class Repositories(Place[RepositoryRow]):
         super().show_picture()
 
     def _read_again(self, *, now: bool = False) -> None:
-        """In a thread, one at a time. now: however long ago the last time was."""
+        """In a thread, one at a time. now: however long ago the last time was, as when a check has ended."""
         clock = self.console_app.services.clock.monotonic()
+        runs = tuple((run.id, run.state) for run in self.picture.runs if run.kind in KINDS)
+        now, self._runs_then = now or runs != self._runs_then, runs if not self._reading else self._runs_then
         lately = self._read_time is not None and clock - self._read_time < _READ_SECONDS
         if self._reading or (not now and (lately or self._read_at is self.picture)):
             return
