@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from dataclasses import replace
 
 import pytest
@@ -212,6 +214,23 @@ def test_verifying_one_point_names_what_there_is(shop, drive):
             await opened(driver)
             await driver.press("v")
             await driver.see("Single points cannot be verified yet.")
+
+    drive(test())
+
+
+@pytest.mark.parametrize(
+    ("key", "module", "name"), [("r", "restore", "open_restore"), ("f", "browse", "open_browse")]
+)
+def test_restore_and_files_are_handed_the_point(shop, drive, monkeypatch, key, module, name):
+    async def test():
+        handed = []
+        opening = types.ModuleType(module)
+        setattr(opening, name, lambda console, point, repository: handed.append((console, point, repository)))
+        monkeypatch.setitem(sys.modules, f"vmconsole.tui.screens.{module}", opening)
+        async with shop.console(80, 24) as driver:
+            await opened(driver)
+            await driver.press("down", key)
+            assert handed == [(driver.app, driver.app.screen.current.point, "main")]
 
     drive(test())
 

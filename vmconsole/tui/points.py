@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime, tzinfo
 
 from vmconsole.front.services import Services
@@ -51,14 +51,23 @@ class Shelf:
 
     stamp: object = None
     rows: tuple[PointRow, ...] = ()
+    kept: tuple[PointRow, ...] = ()
+    """Those that were not pruned."""
+    by_guest: Mapping[str, tuple[PointRow, ...]] = field(default_factory=dict)
+    """All of a guest, by its uuid: looked at with every step of the cursor."""
+
+    @classmethod
+    def of(cls, stamp: object, rows: Iterable[PointRow]) -> Shelf:
+        ordered = tuple(sorted(rows, key=lambda row: row.point.time, reverse=True))
+        by_guest: dict[str, list[PointRow]] = {}
+        for row in ordered:
+            by_guest.setdefault(row.point.uuid, []).append(row)
+        kept = tuple(row for row in ordered if row.mark is None)
+        return cls(stamp, ordered, kept, {uuid: tuple(own) for uuid, own in by_guest.items()})
 
     @property
-    def kept(self) -> list[PointRow]:
-        return [row for row in self.rows if row.mark is None]
-
-    @property
-    def pruned(self) -> list[PointRow]:
-        return [row for row in self.rows if row.mark is not None]
+    def pruned(self) -> int:
+        return len(self.rows) - len(self.kept)
 
 
 def read_shelf(services: Services, before: Shelf) -> Shelf:
@@ -76,7 +85,7 @@ def read_shelf(services: Services, before: Shelf) -> Shelf:
         points = services.store.points(name)
         live = live_marks(marks[name], points)
         rows += [PointRow(point, name, live.get(point.archive)) for point in points]
-    return Shelf(stamp, tuple(sorted(rows, key=lambda row: row.point.time, reverse=True)))
+    return Shelf.of(stamp, rows)
 
 
 @dataclass(frozen=True, slots=True)

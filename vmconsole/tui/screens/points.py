@@ -31,6 +31,7 @@ _VERIFY = (
 )
 
 
+_BY_HAND = "vmconsole restore"
 _MONTHS = 3
 _BESIDE_MONTHS = 13
 """Lines of the third pane and of its surroundings that are not months."""
@@ -170,11 +171,13 @@ class Points(Place[PointRow]):
     # --- what is shown ---
 
     def rows(self, picture: Picture) -> Sequence[PointRow]:
-        rows = self.shelf.rows if self.pruned_too else self.shelf.kept
-        return [row for row in rows if row.point.uuid == self.only] if self.only else list(rows)
+        if self.only:
+            own = self.shelf.by_guest.get(self.only, ())
+            return [row for row in own if self.pruned_too or row.mark is None]
+        return self.shelf.rows if self.pruned_too else self.shelf.kept
 
     def heading(self, picture: Picture) -> Text:
-        mine = [row for row in self.shelf.rows if not self.only or row.point.uuid == self.only]
+        mine = self.shelf.by_guest.get(self.only, ()) if self.only else self.shelf.rows
         kept = [row for row in mine if row.mark is None]
         if self.only:
             text = Text.assemble(
@@ -198,7 +201,7 @@ class Points(Place[PointRow]):
         row = self.picture.guest(uuid)
         if row is not None:
             return row.guest.name
-        return next((row.point.guest for row in self.shelf.rows if row.point.uuid == uuid), uuid)
+        return next((row.point.guest for row in self.shelf.by_guest.get(uuid, ())), uuid)
 
     def detail_title(self, row: PointRow) -> Text:
         when = row.point.time.astimezone(self.picture.zone)
@@ -228,7 +231,7 @@ class Points(Place[PointRow]):
 
     def _calendar(self, row: PointRow, months: int) -> Text:
         glyphs, zone = self.console_app.glyphs, self.picture.zone
-        own = [other for other in self.shelf.rows if other.point.uuid == row.point.uuid]
+        own = self.shelf.by_guest.get(row.point.uuid, ())
         records = self._nights_of(row.point.uuid)
         days = days_of(own, records, zone)
         at, today = row.point.time.astimezone(zone).date(), self.picture.now.astimezone(zone).date()
@@ -349,8 +352,12 @@ class Points(Place[PointRow]):
     def _open(self, module: str, name: str) -> None:
         """Imported when first wanted: most sessions never do."""
         if (row := self.current) is not None:
-            opening = getattr(importlib.import_module(f"vmconsole.tui.screens.{module}"), name)
-            opening(self.console_app, row.point, row.repository)
+            try:
+                opening = getattr(importlib.import_module(f"vmconsole.tui.screens.{module}"), name)
+            except ModuleNotFoundError:
+                self.notify(f"Not in this console yet. By hand: {_BY_HAND} {row.point.archive}", markup=False)
+            else:
+                opening(self.console_app, row.point, row.repository)
 
     def action_points_verify(self) -> None:
         self.notify(_VERIFY, markup=False)

@@ -109,7 +109,8 @@ class Repositories(Place[RepositoryRow]):
         """In a thread, one at a time. now: however long ago the last time was, as when a check has ended."""
         clock = self.console_app.services.clock.monotonic()
         runs = tuple((run.id, run.state) for run in self.picture.runs if run.kind in KINDS)
-        now, self._runs_then = now or runs != self._runs_then, runs if not self._reading else self._runs_then
+        if runs != self._runs_then and not self._reading:
+            self._runs_then, now = runs, True
         lately = self._read_time is not None and clock - self._read_time < _READ_SECONDS
         if self._reading or (not now and (lately or self._read_at is self.picture)):
             return
