@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from datetime import date, tzinfo
+
 from rich.text import Text
 
 from vmconsole.model.point import DiskPoint, Mode
 from vmconsole.model.words import duration, size
-from vmconsole.tui.format import fit, safe
+from vmconsole.tui.format import fit, safe, spark
 from vmconsole.tui.picture import Picture
-from vmconsole.tui.points import PointRow
+from vmconsole.tui.points import Day, PointRow
 
+_BARS = 24
+"""Points whose changes are drawn as bars."""
 _CONSISTENCY = {
     "application": "application: frozen through the guest agent, files were whole",
     "crash": "crash: cut while running, as after a power failure",
@@ -66,3 +71,30 @@ def _disk(disk: DiskPoint, known: str) -> Text:
     text.append(f"{disk.mode.value:<11}  ")
     text.append(f"read {size(disk.bytes_read)}, stored {size(disk.bytes_stored)}", "quiet")
     return text.append_text(safe(f"  {disk.reason}", "quiet")) if disk.reason not in ("", known) else text
+
+
+def guest_summary(
+    own: Sequence[PointRow], days: Mapping[date, Day], zone: tzinfo, *, ascii_only: bool = False
+) -> Text:
+    """own: all points of one guest, newest first."""
+    kept = [row.point for row in own if row.mark is None]
+    full = next((point for point in kept if point.mode.value == "full"), None)
+    failed = sum(day.what == "failed" for day in days.values())
+    text = Text(end="")
+    for name, value, style in (
+        ("points", f"{len(kept)}", ""),
+        ("stored", size(sum(point.total("bytes_stored") for point in kept)), ""),
+        ("last full", f"{full.time.astimezone(zone):%Y-%m-%d}" if full else "–", ""),
+        (
+            "without",
+            f"{failed} failed {'day' if failed == 1 else 'days'}",
+            "failed" if failed else "quiet",
+        ),
+    ):
+        if name != "without" or failed:
+            text.append(f" {name:<10}", "quiet").append(f"{value}\n", style)
+    newest = [float(point.total("bytes_dirty")) for point in kept[:_BARS]]
+    if len(newest) > 1:
+        bars = spark(newest[::-1], ascii_only=ascii_only)
+        text.append(f" {'changed':<10}", "quiet").append(f"{bars}\n", "running")
+    return text

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Mapping, Sequence
-from datetime import date
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.text import Text
@@ -15,12 +14,12 @@ from vmconsole.errors import VmconsoleError
 from vmconsole.model.history import BackupRecord
 from vmconsole.model.words import age, duration, size
 from vmconsole.tui.commands import Command
-from vmconsole.tui.format import safe, spark
+from vmconsole.tui.format import safe
 from vmconsole.tui.keymap import bindings
 from vmconsole.tui.month import HEIGHT, before, legend, month_text
 from vmconsole.tui.picture import Picture
-from vmconsole.tui.point_detail import point_text
-from vmconsole.tui.points import RECORDS, Day, PointRow, Shelf, compare, days_of, read_shelf
+from vmconsole.tui.point_detail import guest_summary, point_text
+from vmconsole.tui.points import RECORDS, PointRow, Shelf, compare, days_of, read_shelf
 from vmconsole.tui.screens.place import Place
 from vmconsole.tui.states import State
 from vmconsole.tui.widgets.listing import Column, Listing
@@ -35,8 +34,6 @@ _BY_HAND = "vmconsole restore"
 _MONTHS = 3
 _BESIDE_MONTHS = 13
 """Lines of the third pane and of its surroundings that are not months."""
-_BARS = 24
-"""Points whose changes are drawn as bars."""
 
 
 class Points(Place[PointRow]):
@@ -244,30 +241,7 @@ class Points(Place[PointRow]):
             text.append_text(month_text(days, year, month, at, today, ascii_only=glyphs.ascii)).append("\n")
             year, month = before(year, month)
         text.append_text(legend(ascii_only=glyphs.ascii)).append("\n")
-        return text.append_text(self._summary(own, days))
-
-    def _summary(self, own: Sequence[PointRow], days: Mapping[date, Day]) -> Text:
-        kept = [row.point for row in own if row.mark is None]
-        full = next((point for point in kept if point.mode.value == "full"), None)
-        failed = sum(day.what == "failed" for day in days.values())
-        text = Text(end="")
-        for name, value, style in (
-            ("points", f"{len(kept)}", ""),
-            ("stored", size(sum(point.total("bytes_stored") for point in kept)), ""),
-            ("last full", f"{full.time.astimezone(self.picture.zone):%Y-%m-%d}" if full else "–", ""),
-            (
-                "without",
-                f"{failed} failed {'day' if failed == 1 else 'days'}",
-                "failed" if failed else "quiet",
-            ),
-        ):
-            if name != "without" or failed:
-                text.append(f" {name:<10}", "quiet").append(f"{value}\n", style)
-        newest = [float(point.total("bytes_dirty")) for point in kept[:_BARS]]
-        if len(newest) > 1:
-            bars = spark(newest[::-1], ascii_only=self.console_app.glyphs.ascii)
-            text.append(f" {'changed':<10}", "quiet").append(f"{bars}\n", "running")
-        return text
+        return text.append_text(guest_summary(own, days, zone, ascii_only=glyphs.ascii))
 
     def log_of(self, row: PointRow) -> str:
         return row.point.run

@@ -122,7 +122,7 @@ class PruneScreen(Screen[None]):
         text.append(
             f": {_count(len(self.lost))} hidden, of {guests} guest{'' if guests == 1 else 's'}, ", "quiet"
         )
-        text.append(f"to be had back for {self._undo}. ", "quiet")
+        text.append(f"undo for {self._undo}. ", "quiet")
         return text.append("! only these", "key").append(", esc goes back", "quiet")
 
     @property

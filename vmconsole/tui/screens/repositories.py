@@ -14,10 +14,11 @@ from vmconsole.errors import VmconsoleError
 from vmconsole.model.words import age, duration, size
 from vmconsole.tui.commands import Command, Ended
 from vmconsole.tui.dialogs.dialog import Ask
-from vmconsole.tui.format import safe, safe_lines
+from vmconsole.tui.format import safe
 from vmconsole.tui.keymap import bindings
 from vmconsole.tui.picture import Picture
 from vmconsole.tui.repositories import KINDS, Answer, Known, RepositoryRow, ask, read_known, row_of
+from vmconsole.tui.repository_cells import SHOWN, compact_text, factor_cell, free_bytes, free_cell, points_are
 from vmconsole.tui.repository_detail import recovery_text, repository_text, why_text
 from vmconsole.tui.screens.place import Place
 from vmconsole.tui.states import State
@@ -25,7 +26,6 @@ from vmconsole.tui.widgets.listing import Column, Listing
 
 _READ_SECONDS = 30.0
 """Reading the history of months is worth it so often, while backups change it all the time."""
-_SHOWN = 8
 _SIDE = 64
 """Columns of the third pane, as in CSS."""
 _FRAME = 7
@@ -82,8 +82,8 @@ class Repositories(Place[RepositoryRow]):
                 sort=lambda row: row.original,
             ),
             Column("stored", 9, lambda row: safe(size(row.stored)), right=True, sort=lambda row: row.stored),
-            Column("dedup", 7, _factor, right=True, drop=3, sort=lambda row: row.factor or 0.0),
-            Column("free", 16, _free, right=True, drop=1, sort=_free_bytes),
+            Column("dedup", 7, factor_cell, right=True, drop=3, sort=lambda row: row.factor or 0.0),
+            Column("free", 16, free_cell, right=True, drop=1, sort=free_bytes),
             Column("last check", 12, self._checked, drop=2),
             Column("asked", 12, self._asked, wide=True, drop=6),
         ]  # fmt: skip
@@ -265,7 +265,7 @@ class Repositories(Place[RepositoryRow]):
     def action_repositories_undo(self) -> None:
         if (row := self.current) is None:
             return
-        points = _points(row.known.pruned)
+        points = points_are(row.known.pruned)
         text = Text.assemble(
             f"{points} pruned in ", safe(row.name, "strong"), " and not deleted yet: back they come.\n\n",
             "The next prune takes them again, unless the rules change or they are pinned. "
@@ -288,7 +288,7 @@ class Repositories(Place[RepositoryRow]):
                 self.app.push_screen(
                     Ask(
                         "Delete for good?",
-                        _compact_text(row, ended.document),
+                        compact_text(row, ended.document),
                         "Delete and compact",
                         name=row.name,
                     ),
@@ -307,11 +307,11 @@ class Repositories(Place[RepositoryRow]):
         if (row := self.current) is None:
             return
         text = Text(end="")
-        for gone in row.known.vanished[:_SHOWN]:
+        for gone in row.known.vanished[:SHOWN]:
             text.append_text(
                 safe(f"{gone.guest} of {gone.time.astimezone(self.picture.zone):%Y-%m-%d %H:%M}", "strong")
             ).append_text(safe(f"  {gone.archive}\n", "quiet"))
-        if (more := len(row.known.vanished) - _SHOWN) > 0:
+        if (more := len(row.known.vanished) - SHOWN) > 0:
             text.append(f"and {more} more\n", "quiet")
         text.append(
             "\nNobody here deleted them. If it was an attack, a rolled back repository may still have them: "
@@ -320,7 +320,7 @@ class Repositories(Place[RepositoryRow]):
 
         def go(yes: bool | None) -> None:
             if yes:
-                said = f"{_points(len(row.known.vanished))} accepted as gone."
+                said = f"{points_are(len(row.known.vanished))} accepted as gone."
                 self._carry_out(Command(("repo", "accept", row.name), said))
 
         self.app.push_screen(Ask("Accept that they are gone?", text, "Accept"), go)
@@ -369,65 +369,8 @@ class Repositories(Place[RepositoryRow]):
         return {
             "name": row.name, "where": row.settings.location, "state": row.word,
             "encryption": row.settings.encryption, "points": row.known.points, "size": row.original,
-            "stored": row.stored, "free": _free_bytes(row),
+            "stored": row.stored, "free": free_bytes(row),
         }  # fmt: skip
-
-
-def _factor(row: RepositoryRow) -> Text:
-    if not row.factor:
-        return safe("–", "quiet")
-    return safe(f"{row.factor:.1f} : 1" if row.factor < 10 else f"{row.factor:.0f} : 1")
-
-
-def _free(row: RepositoryRow) -> Text:
-    space = row.known.space
-    if space is None or not space.size:
-        return safe("–", "quiet")
-    return safe(
-        f"{size(space.free)}, {100 - space.used_percent:.0f} %",
-        "late" if row.word == "nearly full" else "",
-    )
-
-
-def _free_bytes(row: RepositoryRow) -> float:
-    return float(row.known.space.free) if row.known.space else -1.0
-
-
-def _points(count: int) -> str:
-    return "1 point is" if count == 1 else f"{count} points are"
-
-
-def _compact_text(row: RepositoryRow, document: object) -> Text:
-    """document: of the dry run."""
-    found = document.get("repositories", [{}])[0] if isinstance(document, dict) else {}
-    delete, later, spared = (list(found.get(name, ())) for name in ("delete", "later", "spared"))
-    text = Text(end="")
-    if delete:
-        count = len(delete)
-        text.append(f"{'1 pruned point' if count == 1 else f'{count} pruned points'}", "strong")
-        text.append(f" of {safe(row.name).plain} will be deleted. Nobody can undo that.\n\n")
-        for archive in delete[:_SHOWN]:
-            text.append_text(safe(f"  {archive}\n".rstrip())).append("\n")
-        if count > _SHOWN:
-            text.append(f"  and {count - _SHOWN} more\n", "quiet")
-    else:
-        text.append(
-            f"No pruned point is old enough to be deleted; unused space of {safe(row.name).plain} is freed.\n"
-        )
-    if later:
-        undo = duration(row.settings.undo)
-        count = len(later)
-        text.append(
-            f"\n{'1 was' if count == 1 else f'{count} were'} pruned less than {undo} ago and stay for now.",
-            "quiet",
-        )
-    for archive in spared:
-        text.append_text(safe_lines(f"\n{archive} stays: it is the last point of its guest.", "quiet"))
-    text.append(
-        f"\n{_points(row.known.points - len(spared))} not touched. How much is freed is known afterwards.",
-        "quiet",
-    )
-    return text
 
 
 def screen() -> Repositories:
