@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from vmconsole.cli import changing, compact
@@ -24,7 +25,8 @@ from vmconsole.cli.format import size
 from vmconsole.cli.output import Output
 from vmconsole.cli.prune import repositories
 from vmconsole.cli.table import Column
-from vmconsole.errors import EXIT_DONE, EXIT_FAILED, RepositoryError, UsageError
+from vmconsole.errors import EXIT_DONE, EXIT_FAILED, RepositoryDamaged, RepositoryError, UsageError
+from vmconsole.events import Warned
 from vmconsole.front.services import Services
 from vmconsole.interfaces import RepositoryInfo
 from vmconsole.model.point import iso
@@ -223,18 +225,30 @@ def _check(args: argparse.Namespace, services: Services, output: Output) -> int:
             output.events(services) as watcher,
             services.runner([watcher]).run("check", name) as (context, outcome),
         ):
-            results[name] = services.repository(name).check(verify_data=args.verify_data, context=context)
+            problems = services.repository(name).check(verify_data=args.verify_data, context=context)
+            results[name] = problems
+            for problem in problems:
+                context.events(Warned(context.run, name, problem))
+            if problems:
+                # Whoever did not watch finds it with the run.
+                outcome.errors.append((name, RepositoryDamaged(_found(problems), subject=name)))
         for _, error in outcome.errors:
-            raise error
+            if name not in results:
+                raise error
     output.document({"repositories": [{"name": n, "problems": p} for n, p in results.items()]})
     for name, problems in results.items():
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        output.line(f"✗ {name}: {count}." if problems else f"✓ {name}: no problems.")
-        for problem in problems:
-            output.line(f"  {problem}")
+        output.line(f"✗ {name}: {_count(problems)}." if problems else f"✓ {name}: no problems.")
         if problems:
             output.remedy("Read before you repair: borg check --help")
     return EXIT_FAILED if any(results.values()) else EXIT_DONE
+
+
+def _count(problems: Sequence[str]) -> str:
+    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+
+
+def _found(problems: Sequence[str]) -> str:
+    return f"borg check found {_count(problems)}; the first: {problems[0]}"
 
 
 def _document(info: RepositoryInfo) -> dict[str, object]:

@@ -140,6 +140,14 @@ class Guests(Place[GuestRow]):
         if listing.chosen:
             open_backup(self.console_app, listing.chosen, begun=listing.clear_marks)
 
+    def action_guests_points(self) -> None:
+        from vmconsole.tui.screens.points import Points
+
+        row = self.current
+        self.console_app.go("points")
+        if row is not None and isinstance(self.app.screen, Points):
+            self.app.screen.show_only(row.key)
+
     @property
     def name_to_copy(self) -> str:
         return self.current.guest.name if self.current else ""
