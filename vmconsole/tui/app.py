@@ -69,6 +69,8 @@ class Console(App[None]):
         self.loading = picture is None
         self.asking: frozenset[str] = frozenset()
         self.commands: list[Ended] = []
+        self._told = ""
+        """What is wrong with the configuration, as it was shown."""
         self.feed = Feed(
             services,
             lambda found: self.post_message(self.NewPicture(found)),
@@ -98,7 +100,26 @@ class Console(App[None]):
         self.picture = message.picture
         if first:
             self.feed.ask(self._stale_hosts())
+        self._lead_on(first=first)
         self._tell_screen()
+
+    def _lead_on(self, *, first: bool) -> None:
+        """Where there is nothing yet, or nothing that can be read, the screen that helps comes first."""
+        from vmconsole.tui.first_steps import is_broken, is_empty
+
+        problem = str(self.picture.problem) if is_broken(self.picture, self.services) else ""
+        new, self._told = problem != self._told, problem
+        if (problem and new) or (first and is_empty(self.picture)):
+            self.action_welcome()
+
+    def action_welcome(self) -> None:
+        from vmconsole.tui.first_steps import is_broken
+        from vmconsole.tui.screens.broken import Broken
+        from vmconsole.tui.screens.welcome import Welcome
+
+        wanted = Broken if is_broken(self.picture, self.services) else Welcome
+        if not any(isinstance(screen, wanted) for screen in self.screen_stack):
+            self.push_screen(wanted())
 
     def on_console_asking(self, message: Asking) -> None:
         self.asking = message.hosts

@@ -189,7 +189,7 @@ def _judge_seen(row: HostRow) -> tuple[State, str, str, str]:
     online, total = row.nodes
     if online < total and row.inventory:
         lost = ", ".join(node.name for node in row.inventory.nodes if not node.online)
-        return State.WARNING, "warning", f"{total - online} of {total} nodes do not answer: {lost}.", ""
+        return State.WARNING, "warning", f"Of {total} nodes {total - online} cannot be reached: {lost}.", ""
     if row.leftovers:
         count = len(row.leftovers)
         what = "1 thing" if count == 1 else f"{count} things"

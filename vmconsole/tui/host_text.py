@@ -130,7 +130,7 @@ def _guests(row: HostRow) -> Text:
 
 def _node(node: Node, glyphs: Glyphs) -> Text:
     text = Text.assemble(
-        glyphs.label(State.OK if node.online else State.FAILED, "up" if node.online else "down")
+        glyphs.label(State.OK if node.online else State.FAILED, "up  " if node.online else "down")
     )
     text.append(" ").append_text(safe(f"{node.name:<8} ", "strong"))
     if node.online:

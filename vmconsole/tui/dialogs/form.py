@@ -75,7 +75,7 @@ class Form(Dialog[Ended]):
 
     DEFAULT_CSS = """
     Form .row { height: 1; }
-    Form .row > Static { width: 14; }
+    Form .row > Static { width: 16; }
     Form .row > Input { width: 1fr; height: 1; border: none; padding: 0; background: $boost; }
     Form .row > Input:focus { background: $primary 30%; }
     Form #about { height: auto; margin-top: 1; }
