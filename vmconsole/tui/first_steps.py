@@ -191,6 +191,14 @@ def _backup(picture: Picture) -> Step:
     good = [row for row in picture.guests if row.good]
     if any(run.kind == "backup" for run in picture.running):
         return Step(Id.BACKUP, State.RUNNING, "running", "It is happening now; 3 shows how far.")
+    failed = [row for row in picture.guests if row.state is State.FAILED]
+    if failed:
+        said = (
+            f"{len(failed)} of {len(picture.guests)} guests failed. {failed[0].guest.name}: {failed[0].why}"
+        )
+        return Step(
+            Id.BACKUP, State.FAILED, "failed", said, "1 shows all, l there the log. Enter tries again."
+        )
     if good:
         count = f"{len(good)} of {len(picture.guests)} guests have a restore point"
         newest = max((row.good for row in good if row.good), key=lambda record: record.started)

@@ -25,6 +25,7 @@ _ENTRIES = (
     Entry("kind", "kind", choices=("libvirt", "proxmox")),
     Entry("identity", "identity file", help="private key; empty: those of ssh and its agent"),
     Entry("scratch", "scratch folder", help="empty: /var/lib/libvirt/images", only=("kind", ("libvirt",))),
+    Entry("uri", "libvirt URI", help="empty: qemu:///system", only=("kind", ("libvirt",))),
     Entry("fleecing", "fleecing", help="storage or folder; empty: chosen by itself", only=("kind", ("proxmox",))),
 )  # fmt: skip
 
@@ -32,7 +33,12 @@ _ENTRIES = (
 def add_command(values: Mapping[str, str]) -> Command:
     """`host add` with what the form was given."""
     argv = ["host", "add", values["name"], values["address"], "--kind", values["kind"]]
-    for option, key in (("identity-file", "identity"), ("scratch", "scratch"), ("fleecing", "fleecing")):
+    for option, key in (
+        ("identity-file", "identity"),
+        ("scratch", "scratch"),
+        ("uri", "uri"),
+        ("fleecing", "fleecing"),
+    ):
         if value := values.get(key):
             argv += [f"--{option}={value}"]
     return Command(tuple(argv), done=f"Host {values['name']} was added.")
