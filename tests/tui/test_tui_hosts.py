@@ -227,3 +227,38 @@ def test_nothing_is_changed_by_a_console_that_only_reads(shop, drive):
             assert driver.asked == []
 
     drive(test())
+
+
+def test_nothing_that_a_host_tells_is_obeyed(shop, drive, monkeypatch):
+    evil = "[/x]\x1b[2J\n[bold]"
+    told = shop.inventory
+
+    def inventory(host):
+        nodes = (Node(evil, True, "", evil), Node(evil + "2", False))
+        storages = (Storage(evil, evil, False, evil),)
+        return replace(told(host), nodes=nodes, storages=storages, warnings=(evil,))
+
+    monkeypatch.setattr(shop, "inventory", inventory)
+    check = {"host": "kvm1", "name": evil, "ok": False, "warning": False, "detail": evil, "remedy": evil}
+    shop.services.answers["host"] = Captured(1, json.dumps({"checks": [check]}), "")
+    monkeypatch.setattr(
+        shop.services,
+        "scan_host_key",
+        lambda host: HostKey(host, evil, evil, evil, evil, evil + "2"),
+        raising=False,
+    )
+    shop.save()
+
+    async def test():
+        async with shop.console(200, 50) as driver:
+            await driver.press("6", "c")
+            await driver.see("not ready")
+            assert "[/x]\\x1b[2J" in driver.screen
+            await driver.press("enter")
+            await driver.see("limits")
+            await driver.press("escape", "t")
+            await driver.see("CHANGED")
+            assert "[/x]\\x1b[2J" in driver.screen
+            assert "\x1b" not in driver.screen
+
+    drive(test())

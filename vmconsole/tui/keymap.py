@@ -89,7 +89,7 @@ KEYS = (
     Key("hosts.add", "n", "new host", "add a host to the configuration", "hosts", True, Risk.CHANGES),
     Key("hosts.clean", "x", "clean up", "remove what killed runs left on hosts", "hosts", risk=Risk.STOPS),
     Key("hosts.remove", "D", "remove", "take the host out of the configuration", "hosts", risk=Risk.DESTROYS),
-    Key("welcome", "W", "first steps", "from nothing to a first backup: host, repository, group"),
+    Key("welcome", "W", "welcome", "first steps, from nothing to a first backup: host, repository, group"),
     Key("welcome.do", "enter", "do it", "take this step", "welcome", True),
     Key("welcome.check", "c", "check again", "ask the host again and check it", "welcome", True),
     Key(

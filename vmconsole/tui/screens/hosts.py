@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import ClassVar
 
 from rich.text import Text
 
 from vmconsole.errors import VmconsoleError
+from vmconsole.model.run import RunState
 from vmconsole.model.words import age
 from vmconsole.runs.cleanup import dead_entries
 from vmconsole.tui.app import Console
@@ -43,6 +45,7 @@ class Hosts(Place[HostRow]):
         self._extras = Extras()
         self._read: Picture | None = None
         self._reading = False
+        self._held: dict[str, tuple[Held, ...]] = {}
 
     def make_listing(self) -> Listing[HostRow]:
         glyphs = self.console_app.glyphs
@@ -234,13 +237,18 @@ class Hosts(Place[HostRow]):
         if self._read is picture or self._reading or picture.config is None:
             return
         self._read, self._reading = picture, True
-        in_background(self.console_app, lambda: read_extras(self.console_app, picture), self._extras_read)
+        in_background(
+            self.console_app, lambda: read_extras(self.console_app, picture, self._held), self._extras_read
+        )
 
     def _extras_read(self, found: Extras | VmconsoleError) -> None:
         self._reading = False
         if isinstance(found, Extras) and found != self._extras:
             self._extras = found
             self.show_picture()
+        else:
+            # There may be a newer picture by now.
+            self._read_extras(self.picture)
 
     # --- cells ---
 
@@ -268,18 +276,33 @@ class Hosts(Place[HostRow]):
         }  # fmt: skip
 
 
-def read_extras(console: Console, picture: Picture) -> Extras:
-    """Leftovers of dead runs, and when the newest backups slowed down. Reads the state; takes a while."""
+def read_extras(console: Console, picture: Picture, known: dict[str, tuple[Held, ...]]) -> Extras:
+    """Leftovers of dead runs, and when the newest backups slowed down. Reads the state; takes a while.
+
+    known: what was read of runs that have ended, by run; is added to.
+    """
     store = console.services.store
     held: list[Held] = []
     for run in [run for run in picture.runs if run.kind == "backup"][:_RUNS_LOOKED_AT]:
-        for _, when, document in store.events(run.id):
-            if document.get("event") == "throttled":
-                rate = document.get("rate")
-                held.append(Held(when, str(document.get("host", "")), rate if isinstance(rate, int) else 0,
-                                 str(document.get("reason", ""))))  # fmt: skip
+        found = known.get(run.id)
+        if found is None:
+            found = tuple(_held(when, document) for _, when, document in store.events(run.id)
+                          if document.get("event") == "throttled")  # fmt: skip
+            if run.state is not RunState.RUNNING:
+                known[run.id] = found
+        held += found
     held.sort(key=lambda item: item.when, reverse=True)
     return Extras(tuple(dead_entries(store)), tuple(held))
+
+
+def _held(when: datetime, document: Mapping[str, object]) -> Held:
+    rate = document.get("rate")
+    return Held(
+        when,
+        str(document.get("host", "")),
+        rate if isinstance(rate, int) else 0,
+        str(document.get("reason", "")),
+    )
 
 
 def _count(row: HostRow) -> int:

@@ -34,7 +34,7 @@ from vmconsole.tui.format import safe, safe_lines
 from vmconsole.tui.host_rows import Checked, checked_from
 from vmconsole.tui.host_text import checks_text
 from vmconsole.tui.keymap import bindings
-from vmconsole.tui.states import State
+from vmconsole.tui.states import Glyphs, State
 from vmconsole.tui.widgets.bars import KeyBar, TopBar
 from vmconsole.tui.widgets.listing import Column, Listing
 from vmconsole.tui.widgets.pane import Pane
@@ -63,7 +63,7 @@ class Welcome(Screen[None], Pictured):
     def compose(self) -> ComposeResult:
         glyphs = console_of(self).glyphs
         columns: list[Column[Step]] = [
-            Column("state", 12, lambda step: glyphs.label(step.state, step.word)),
+            Column("state", 12, lambda step: step_label(step, glyphs)),
             Column("step", 18, lambda step: safe(TITLES[step.id], "strong" if step.open else "")),
             Column("", 20, lambda step: safe(step.said, "quiet"), grow=True),
         ]
@@ -129,7 +129,7 @@ class Welcome(Screen[None], Pictured):
         if step is None:
             return
         console = self.console_app
-        text = Text.assemble(console.glyphs.label(step.state, step.word), ": ", safe_lines(step.said), end="")
+        text = Text.assemble(step_label(step, console.glyphs), ": ", safe_lines(step.said), end="")
         if step.hint:
             text.append(" → ", "key").append_text(safe_lines(step.hint, "key"))
         text.append("\n\n")
@@ -332,6 +332,13 @@ class Welcome(Screen[None], Pictured):
     def _kit_is(self, name: str, copied: bool) -> None:
         self._copied = self._copied | {name} if copied else self._copied - {name}
         self.show_picture()
+
+
+def step_label(step: Step, glyphs: Glyphs) -> Text:
+    """As states are labelled, but that nothing is late where nothing was there before."""
+    if step.state is State.LATE and glyphs.ascii:
+        return Text(f"DO {step.word}", "late", end="")
+    return glyphs.label(step.state, step.word)
 
 
 def _how_it_goes(done: int, count: int) -> str:
