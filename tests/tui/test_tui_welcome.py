@@ -179,3 +179,16 @@ def test_a_wrong_configuration_is_told_with_its_line_until_it_is_mended(shop, dr
             assert opened == []
 
     drive(test())
+
+
+def test_a_mended_configuration_that_names_nothing_leads_to_the_first_steps(nothing, drive):
+    nothing.path.write_text(START + "[hosts.kvm1]\n")
+
+    async def test():
+        async with nothing.console(120, 36) as driver:
+            await driver.see("The configuration cannot be used")
+            nothing.path.write_text(START)
+            driver.app.feed.look_now()
+            await driver.see("Welcome 0 of 7 steps")
+
+    drive(test())

@@ -108,9 +108,11 @@ class Console(App[None]):
         from vmconsole.tui.first_steps import is_broken, is_empty
 
         problem = str(self.picture.problem) if is_broken(self.picture, self.services) else ""
-        new, self._told = problem != self._told, problem
-        if (problem and new) or (first and is_empty(self.picture)):
-            self.action_welcome()
+        before, self._told = self._told, problem
+        mended = before and not problem
+        if (problem and problem != before) or ((first or mended) and is_empty(self.picture)):
+            # Later: what tells of a mistake that is mended leaves first.
+            self.call_later(self.action_welcome)
 
     def action_welcome(self) -> None:
         from vmconsole.tui.first_steps import is_broken

@@ -9,7 +9,7 @@ from rich.text import Text
 from vmconsole.config.settings import Config
 from vmconsole.model.guest import HostLoad, Node, Storage
 from vmconsole.model.run import JournalEntry
-from vmconsole.model.words import age, size
+from vmconsole.model.words import age, size, visible
 from vmconsole.tui.format import safe, safe_lines
 from vmconsole.tui.host_rows import LOW, Checked, Held, HostRow
 from vmconsole.tui.picture import Picture
@@ -90,7 +90,7 @@ def checks_text(checked: Checked | None, picture: Picture, glyphs: Glyphs) -> Te
     for check in checked.failing:
         state = State.WARNING if check.warning else State.FAILED
         _line(text, "", Text.assemble(
-            glyphs.label(state, check.name), " " if check.detail else "", safe_lines(check.detail), end=""
+            glyphs.label(state, visible(check.name)), " " if check.detail else "", safe_lines(check.detail), end=""
         ))  # fmt: skip
         if check.remedy:
             _line(text, "", Text.assemble(("  → ", "key"), safe_lines(check.remedy, "strong"), end=""))

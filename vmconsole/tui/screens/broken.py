@@ -24,9 +24,17 @@ from vmconsole.tui.widgets.pane import Pane
 class Broken(Screen[None], Pictured):
     """Goes away by itself once the configuration can be read."""
 
-    CSS = "Broken #whole { padding: 1 2; }"
+    CSS = """
+    Broken #whole { padding: 1 2; }
+    Broken.-split #heading, Broken.-wide #heading { display: block; }
+    """
     CONTEXTS: ClassVar = ("all", "broken")
     BINDINGS: ClassVar = bindings("broken")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = False
+        """It is left once, though it may be told twice before it is gone."""
 
     def compose(self) -> ComposeResult:
         yield TopBar("")
@@ -46,7 +54,8 @@ class Broken(Screen[None], Pictured):
         if not self.is_mounted:
             return
         if not is_broken(console.picture, console.services):
-            if self.is_current:
+            if self.is_current and not self._left:
+                self._left = True
                 self.notify("The configuration is read again.")
                 self.dismiss(None)
             return
