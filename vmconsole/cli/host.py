@@ -49,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add.add_argument(
         "--scratch", metavar="DIR", help="libvirt: folder on the host for copy-on-write space during a backup"
     )
+    add.add_argument("--uri", help="libvirt: connection URI as seen on the host (default: qemu:///system)")
     add.add_argument(
         "--fleecing", metavar="STORAGE|DIR", help="proxmox: storage or folder for the same purpose"
     )
@@ -78,6 +79,8 @@ def _add(args: argparse.Namespace, services: Services, output: Output) -> int:
         values["identity_files"] = [str(Path(file).expanduser().absolute()) for file in args.identity_file]
     if args.scratch:
         values["scratch"] = args.scratch
+    if args.uri:
+        values["uri"] = args.uri
     if args.fleecing:
         values["fleecing"] = args.fleecing
     changing.add(services, "hosts", args.name, values)

@@ -171,6 +171,13 @@ class Services(Protocol):
         """
         ...
 
+    def on_terminal(self, argv: Sequence[str]) -> int:
+        """Run a program that has the terminal to itself, such as an editor, and wait for its end.
+
+        Returns its exit code. Raises HostError when it cannot be started.
+        """
+        ...
+
     def reread(self) -> None:
         """The configuration file has changed: read it anew, and open anew what was opened by it."""
         ...

@@ -71,6 +71,8 @@ class Console(App[None]):
         self.loading = picture is None
         self.asking: frozenset[str] = frozenset()
         self.commands: list[Ended] = []
+        self._told = ""
+        """What is wrong with the configuration, as it was shown."""
         self.feed = Feed(
             services,
             lambda found: self.post_message(self.NewPicture(found)),
@@ -105,7 +107,28 @@ class Console(App[None]):
         self.picture = message.picture
         if first:
             self.feed.ask(self._stale_hosts())
+        self._lead_on(first=first)
         self._tell_screen()
+
+    def _lead_on(self, *, first: bool) -> None:
+        """Where there is nothing yet, or nothing that can be read, the screen that helps comes first."""
+        from vmconsole.tui.first_steps import is_broken, is_empty
+
+        problem = str(self.picture.problem) if is_broken(self.picture, self.services) else ""
+        before, self._told = self._told, problem
+        mended = before and not problem
+        if (problem and problem != before) or ((first or mended) and is_empty(self.picture)):
+            # Later: what tells of a mistake that is mended leaves first.
+            self.call_later(self.action_welcome)
+
+    def action_welcome(self) -> None:
+        from vmconsole.tui.first_steps import is_broken
+        from vmconsole.tui.screens.broken import Broken
+        from vmconsole.tui.screens.welcome import Welcome
+
+        wanted = Broken if is_broken(self.picture, self.services) else Welcome
+        if not any(isinstance(screen, wanted) for screen in self.screen_stack):
+            self.push_screen(wanted())
 
     def on_console_asking(self, message: Asking) -> None:
         self.asking = message.hosts

@@ -31,6 +31,8 @@ class Feed:
         self._asked: set[str] = set()
         self.unreachable: dict[str, str] = {}
         """Hosts that did not answer when last asked, and what was wrong."""
+        self.failures: dict[str, VmconsoleError] = {}
+        """The same as it was raised, with its hint."""
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -59,12 +61,14 @@ class Feed:
         try:
             found = ask_hosts(self._services, [host])
             lost = {inventory.name: inventory.error for inventory in found if not inventory.reachable}
+            failed = {inventory.name: inventory.failure for inventory in found if inventory.failure}
         except VmconsoleError as error:
-            lost = {host: error.message}
+            lost, failed = {host: error.message}, {host: error}
         with self._lock:
             self._asked.discard(host)
             others = {name: error for name, error in self.unreachable.items() if name != host}
             self.unreachable = others | lost
+            self.failures = {name: error for name, error in self.failures.items() if name != host} | failed
         self._tell_asking(frozenset(self._asked))
         self._wake.set()
 

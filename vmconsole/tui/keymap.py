@@ -146,6 +146,29 @@ KEYS = (
         risk=Risk.CHANGES,
     ),
     # --- hosts ---
+    Key("hosts.check", "c", "check", "look for what is missing for backups", "hosts", shown=True),
+    Key(
+        "hosts.trust", "t", "trust key", "look at its key, compare it, trust it", "hosts", True, Risk.CHANGES
+    ),
+    Key("hosts.add", "n", "new host", "add a host to the configuration", "hosts", True, Risk.CHANGES),
+    Key("hosts.clean", "x", "clean up", "remove what killed runs left on hosts", "hosts", risk=Risk.STOPS),
+    Key("hosts.remove", "D", "remove", "take the host out of the configuration", "hosts", risk=Risk.DESTROYS),
+    Key("welcome", "W", "welcome", "first steps, from nothing to a first backup: host, repository, group"),
+    Key("welcome.do", "enter", "do it", "take this step", "welcome", True),
+    Key("welcome.check", "c", "check again", "ask the host again and check it", "welcome", True),
+    Key(
+        "welcome.open",
+        "o",
+        "open existing",
+        "take over a repository that exists",
+        "welcome",
+        False,
+        Risk.CHANGES,
+    ),
+    Key("welcome.skip", "s", "skip", "leave this step out, or take it up again", "welcome", True),
+    Key("welcome.undo", "D", "undo", "take this step back", "welcome", True, Risk.DESTROYS),
+    Key("welcome.demo", "d", "demo", "leave, and look around in a demo first", "welcome"),
+    Key("broken.edit", "E", "edit", "open the configuration file in $EDITOR", "broken", True, Risk.CHANGES),
     # --- restore ---
     Key("restore.next", "enter", "go on", "on to the next question or step", "restore", shown=True),
     Key(

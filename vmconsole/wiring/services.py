@@ -38,7 +38,7 @@ from vmconsole.interfaces import (
 )
 from vmconsole.model.guest import Check
 from vmconsole.model.repository import RepositorySpace
-from vmconsole.remote.local import LocalMachine, start_detached
+from vmconsole.remote.local import LocalMachine, run_on_terminal, start_detached
 from vmconsole.remote.process import identity, is_dead, terminate
 from vmconsole.remote.systemd import Systemd
 from vmconsole.runs.restore import FileTarget
@@ -210,6 +210,9 @@ class Wiring:
         words = [sys.executable, "-m", "vmconsole", "--config", str(self.config_path), *argv]
         done = self._local.run(words, timeout=_CAPTURE_SECONDS, check=False)
         return Captured(done.status, done.text, done.errors)
+
+    def on_terminal(self, argv: Sequence[str]) -> int:
+        return run_on_terminal(argv)
 
     def reread(self) -> None:
         for kind in ("config", "hypervisor", "nodes", "repository"):

@@ -1,0 +1,100 @@
+"""The configuration cannot be used: what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult, SuspendNotSupported
+from textual.screen import Screen
+from textual.widgets import Static
+
+from vmconsole.errors import VmconsoleError
+from vmconsole.tui.app import Pictured
+from vmconsole.tui.context import console_of
+from vmconsole.tui.first_steps import is_broken
+from vmconsole.tui.format import safe, safe_lines
+from vmconsole.tui.keymap import bindings
+from vmconsole.tui.widgets.bars import KeyBar, TopBar
+from vmconsole.tui.widgets.pane import Pane
+
+
+class Broken(Screen[None], Pictured):
+    """Goes away by itself once the configuration can be read."""
+
+    CSS = """
+    Broken #whole { padding: 1 2; }
+    Broken.-split #heading, Broken.-wide #heading { display: block; }
+    """
+    CONTEXTS: ClassVar = ("all", "broken")
+    BINDINGS: ClassVar = bindings("broken")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = False
+        """It is left once, though it may be told twice before it is gone."""
+
+    def compose(self) -> ComposeResult:
+        yield TopBar("")
+        yield Static(id="heading", markup=False)
+        yield Pane(id="whole")
+        yield KeyBar()
+
+    def on_mount(self) -> None:
+        self.query_one(Pane).focus()
+        self.show_picture()
+
+    def on_screen_resume(self) -> None:
+        self.show_picture()
+
+    def show_picture(self) -> None:
+        console = console_of(self)
+        if not self.is_mounted:
+            return
+        if not is_broken(console.picture, console.services):
+            if self.is_current and not self._left:
+                self._left = True
+                self.notify("The configuration is read again.")
+                self.dismiss(None)
+            return
+        problem = console.picture.problem
+        assert problem is not None
+        heading = Text("The configuration cannot be used", "failed", end="")
+        self.query_one("#heading", Static).update(console.colours.paint(heading))
+        text = Text.assemble(("✗ " if not console.glyphs.ascii else "x ", "failed"), end="")
+        text.append_text(safe_lines(problem.message)).append("\n")
+        if problem.hint:
+            text.append("→ ", "key").append_text(safe_lines(problem.hint)).append("\n")
+        text.append("\nfile      ", "quiet").append_text(safe(str(console.services.config_path))).append("\n")
+        text.append("\nNo backup begins before this is mended: scheduled runs read the same file. ", "late")
+        text.append("Runs that have begun go on.\n\n")
+        text.append("E", "key").append(" opens the file in ").append_text(safe(editor()[0]))
+        text.append(". However it is mended, this screen sees it and goes away.", "")
+        self.query_one(Pane).show(text)
+        self.query_one(KeyBar).refresh()
+
+    def action_broken_edit(self) -> None:
+        console = console_of(self)
+        try:
+            with console.suspend():
+                console.services.on_terminal([*editor(), str(console.services.config_path)])
+        except SuspendNotSupported:
+            self.notify("This terminal cannot be handed to an editor. Edit the file in another one.",
+                        severity="warning")  # fmt: skip
+        except VmconsoleError as error:
+            hint = f" {error.hint}" if error.hint else ""
+            self.notify(f"{error.message}{hint}", severity="error", markup=False)
+        console.feed.look_now()
+
+
+def editor() -> list[str]:
+    """What $VISUAL or $EDITOR names, with its arguments; else vi."""
+    for name in ("VISUAL", "EDITOR"):
+        try:
+            if words := shlex.split(os.environ.get(name, "")):
+                return words
+        except ValueError:
+            continue
+    return ["vi"]
