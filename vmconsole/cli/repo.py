@@ -19,12 +19,13 @@ import argparse
 import shlex
 from pathlib import Path
 
-from vmconsole.cli import changing, compact
+from vmconsole.cli import compact
 from vmconsole.cli.format import size
 from vmconsole.cli.output import Output
 from vmconsole.cli.prune import repositories
 from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, EXIT_FAILED, RepositoryError, UsageError
+from vmconsole.front import changing
 from vmconsole.front.services import Services
 from vmconsole.interfaces import RepositoryInfo
 from vmconsole.model.point import iso

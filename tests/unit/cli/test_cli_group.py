@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from vmconsole.cli.group_view import keep_in_words
+from vmconsole.front.group_words import keep_in_words
 from vmconsole.model.schedule import KEEP_ALL, Retention
 
 
