@@ -171,6 +171,13 @@ class Services(Protocol):
         """
         ...
 
+    def edit_config(self) -> int:
+        """Open the configuration file in the person's editor, on this terminal; returns its exit status.
+
+        Raises ToolMissing, CommandFailed.
+        """
+        ...
+
     def reread(self) -> None:
         """The configuration file has changed: read it anew, and open anew what was opened by it."""
         ...

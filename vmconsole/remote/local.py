@@ -112,6 +112,17 @@ class LocalMachine:
             raise _start_error(error, argv, self._name) from error
 
 
+def run_on_terminal(argv: Sequence[str], *, name: str = "this machine") -> int:
+    """Run a program that has our terminal until it ends, such as an editor; returns its exit status.
+
+    Raises ToolMissing, CommandFailed when it cannot be started.
+    """
+    try:
+        return subprocess.call(encode(argv))
+    except OSError as error:
+        raise _start_error(error, argv, name) from error
+
+
 def start_detached(
     argv: Sequence[str], log_path: Path, *, env: Mapping[str, str] | None = None, name: str = "this machine"
 ) -> str:

@@ -179,6 +179,25 @@ def overlap_text(covered: Iterable[Covered]) -> Text:
     )
 
 
+def removal_text(row: GroupRow) -> Text:
+    """What is lost when it is removed."""
+    alone = [member for member in row.members if len(member.groups) == 1]
+    text = Text(end="")
+    if alone:
+        count = len(alone)
+        text.append(
+            f"{count} guest{'s are' if count != 1 else ' is'} then in no group, and not backed up by "
+        )
+        text.append("itself: " if count == 1 else "themselves: ")
+        for number, member in enumerate(alone[:6]):
+            text.append(", " if number else "").append_text(safe(member.guest.name, "strong"))
+        text.append(f" and {count - 6} more" if count > 6 else "").append(".\n")
+    elif row.members:
+        text.append("All its guests are in other groups too.\n")
+    text.append("Its restore points stay, and nothing prunes those that no group's rules are about.", "quiet")
+    return text
+
+
 def _guest_line(glyphs: Glyphs, member: GuestRow, why: Text) -> Text:
     label = glyphs.label(member.state)
     pad = " " * max(1, 10 - len(label.plain))

@@ -6,7 +6,9 @@ pay for Borg's, paramiko's or SQLAlchemy's start-up.
 
 from __future__ import annotations
 
+import os
 import platform
+import shlex
 import shutil
 import sys
 import threading
@@ -38,7 +40,7 @@ from vmconsole.interfaces import (
 )
 from vmconsole.model.guest import Check
 from vmconsole.model.repository import RepositorySpace
-from vmconsole.remote.local import LocalMachine, start_detached
+from vmconsole.remote.local import LocalMachine, run_on_terminal, start_detached
 from vmconsole.remote.process import identity, is_dead, terminate
 from vmconsole.remote.systemd import Systemd
 from vmconsole.runs.restore import FileTarget
@@ -210,6 +212,10 @@ class Wiring:
         words = [sys.executable, "-m", "vmconsole", "--config", str(self.config_path), *argv]
         done = self._local.run(words, timeout=_CAPTURE_SECONDS, check=False)
         return Captured(done.status, done.text, done.errors)
+
+    def edit_config(self) -> int:
+        editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+        return run_on_terminal([*shlex.split(editor), str(self.config_path)])
 
     def reread(self) -> None:
         for kind in ("config", "hypervisor", "nodes", "repository"):

@@ -11,9 +11,11 @@ from rich.text import Text
 from vmconsole.front.group_words import keep_in_words, when_in_words
 from vmconsole.model.history import BackupState
 from vmconsole.model.words import age
+from vmconsole.tui.commands import Command, Ended
+from vmconsole.tui.dialogs.dialog import Ask
 from vmconsole.tui.format import safe
 from vmconsole.tui.group_rows import GroupRow, group_keeps, group_rows, keep_in_short
-from vmconsole.tui.group_text import detail_text, guests_text, why_text
+from vmconsole.tui.group_text import detail_text, guests_text, removal_text, why_text
 from vmconsole.tui.keymap import bindings
 from vmconsole.tui.picture import Picture
 from vmconsole.tui.screens.place import Place
@@ -117,6 +119,118 @@ class Groups(Place[GroupRow]):
             return ()
         return ("group", "show", row.name) if row.group else ("inventory",)
 
+    # --- actions ---
+
+    def why_not(self, action: str) -> str:
+        row = self.current
+        if action in _OF_A_GROUP:
+            if row is None:
+                return "There is no group yet: n makes one."
+            if row.group is None:
+                return "These guests are in no group: n makes one, a on Guests puts them into one."
+            if action == "groups.pause" and not row.group.schedules:
+                return "It has no schedule that could be paused: e gives it one."
+            if action == "groups.backup" and not row.members:
+                return "It covers no guest that is known: e changes which."
+        if action == "groups.new" and self.picture.problem is not None:
+            return "The configuration cannot be used: E opens it."
+        return super().why_not(action)
+
+    @property
+    def _chosen(self) -> str:
+        return self.current.name if self.current else ""
+
+    def action_groups_backup(self) -> None:
+        try:
+            from vmconsole.tui.dialogs.backup import (  # type: ignore[import-not-found, unused-ignore]
+                open_group_backup,
+            )
+        except ImportError:
+            self.notify(f"Back it up with: vmconsole backup --group {self._chosen}", severity="warning")
+            return
+        open_group_backup(self.console_app, self._chosen)
+
+    def action_groups_timeline(self) -> None:
+        try:
+            from vmconsole.tui.screens.timeline import (  # type: ignore[import-not-found, unused-ignore]
+                Timeline,
+            )
+        except ImportError:
+            self.notify("See what is due with: vmconsole run-schedule --dry-run", severity="warning")
+            return
+        self.app.push_screen(Timeline())
+
+    def action_groups_new(self) -> None:
+        from vmconsole.tui.screens.group_form import form_for
+
+        config = self.picture.config
+        self.app.push_screen(form_for("", {}, list(config.repositories) if config else []))
+
+    def action_groups_edit(self) -> None:
+        from vmconsole.tui.screens.group_form import form_for
+
+        config = self.picture.config
+        table = self.console_app.services.editor.fields("groups", self._chosen)
+        self.app.push_screen(form_for(self._chosen, table, list(config.repositories) if config else []))
+
+    def action_groups_pause(self) -> None:
+        row = self.current
+        if row is None or row.group is None:
+            return
+        if row.paused:
+            self._ask_resume(row.name)
+            return
+        from vmconsole.tui.dialogs.pause import PauseFor
+
+        now = self.picture.now.astimezone(self.picture.zone)
+        self.app.push_screen(
+            PauseFor(row.name, len(row.members), now), lambda until: self._pause(row.name, until)
+        )
+
+    def _pause(self, name: str, until: str | None) -> None:
+        if until is None:
+            return
+        for_good = until == "for good"
+        said = f"Group {name} is paused {'until p goes on' if for_good else f'until {until}'}."
+        self._change(Command(("group", "edit", name, "--pause", *([] if for_good else [until])), said))
+
+    def _ask_resume(self, name: str) -> None:
+        own = self.console_app.services.editor.fields("groups", name).get("schedules", {})
+        if any(isinstance(table, dict) and table.get("paused") for table in own.values()):
+            self.notify("A schedule is paused in its own table: E opens the file.", severity="warning")
+            return
+        text = Text("Its schedules go on: what was missed is caught up at the next chance.", end="")
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._change(Command(("group", "edit", name, "--resume"), f"Group {name} goes on."))
+
+        self.app.push_screen(Ask(f"Resume {name}?", text, "Resume"), answered)
+
+    def action_groups_remove(self) -> None:
+        row = self.current
+        if row is None or row.group is None:
+            return
+        text = removal_text(row)
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._change(Command(("group", "remove", row.name), f"Group {row.name} was removed."))
+
+        self.app.push_screen(Ask(f"Remove group {row.name}?", text, "Remove", name=row.name), answered)
+
+    def action_groups_editor(self) -> None:
+        from vmconsole.tui.editing import edit_file
+
+        edit_file(self.console_app)
+
+    def _change(self, command: Command) -> None:
+        self.console_app.carry_out(command, self._changed)
+
+    def _changed(self, _: Ended) -> None:
+        self.console_app.services.reread()
+        self.console_app.feed.look_now()
+
     # --- cells ---
 
     def _when(self, row: GroupRow) -> Text:
@@ -163,6 +277,7 @@ _RESULTS = {
     BackupState.CANCELLED: State.OFF,
     BackupState.POSTPONED: State.QUEUED,
 }
+_OF_A_GROUP = ("groups.backup", "groups.edit", "groups.pause", "groups.remove")
 _SEVERITY = {state: number for number, state in enumerate(
     (State.FAILED, State.LATE, State.NEVER, State.WARNING, State.RUNNING, State.QUEUED, State.PAUSED, State.OK,
      State.OFF)

@@ -1,0 +1,213 @@
+"""What would come of a group as it stands in the form: guests, times, restore points, and what contradicts what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from rich.text import Text
+
+from vmconsole.config.settings import Config
+from vmconsole.errors import ConfigError, VmconsoleError
+from vmconsole.front import changing
+from vmconsole.front.group_words import Covered, covered_by, keep_in_words
+from vmconsole.front.services import Services
+from vmconsole.model.group import Group
+from vmconsole.model.guest import Guest
+from vmconsole.model.words import age
+from vmconsole.runs.prune import Plan, judge
+from vmconsole.tui.format import safe, safe_lines
+from vmconsole.tui.group_fields import changed, group_command
+from vmconsole.tui.group_text import field, overlap_text, times_text
+from vmconsole.tui.picture import Picture
+
+_STAND_IN = "new-group"
+_LISTED = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the form says. name: of the group; new: it is to be made. before, after: texts by field."""
+
+    name: str
+    new: bool
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+
+    def changes(self) -> dict[str, Any]:
+        """As TOML data. Raises ConfigError."""
+        return changed(self.before, self.after)
+
+    def command(self) -> tuple[str, ...]:
+        return group_command(self.name, self.changes(), new=self.new)
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """What the rules would do to the restore points there are. going: at the next prune; gone: marked already.
+
+    oldest: when the oldest that stays was made.
+    """
+
+    kept: int = 0
+    going: int = 0
+    gone: int = 0
+    oldest: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """error: why it cannot be saved; the rest is then of what could still be told.
+
+    gained, lost: guests that it did not cover before, or does no more. unprotected: those of lost that are in no
+    group any more. points: None while there is nothing to tell.
+    """
+
+    wish: Wish
+    error: VmconsoleError | None = None
+    command: tuple[str, ...] = ()
+    group: Group | None = None
+    covered: tuple[Covered, ...] = ()
+    gained: tuple[Guest, ...] = ()
+    lost: tuple[Guest, ...] = ()
+    unprotected: tuple[Guest, ...] = ()
+    left_out: tuple[tuple[Guest, str], ...] = ()
+    points: Points | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be saved."""
+        return self.error is None and bool(self.command)
+
+
+def preview_of(wish: Wish, services: Services, picture: Picture) -> Preview:
+    """Reads the file and the memory, so not for the event loop. Never raises VmconsoleError."""
+    try:
+        changes = wish.changes()
+        if wish.new and not wish.name:
+            error: ConfigError | None = ConfigError("The group has no name yet.", hint="As in: daily")
+        else:
+            error = None
+        config = _would_be(wish, changes, services)
+        name = wish.name or _STAND_IN
+        return _told(wish, config, name, services, picture, error)
+    except VmconsoleError as problem:
+        return Preview(wish, problem)
+
+
+def _would_be(wish: Wish, changes: dict[str, Any], services: Services) -> Config:
+    if wish.new:
+        given = {key: value for key, value in changes.items() if value is not None}
+        return changing.add(services, "groups", wish.name or _STAND_IN, given, save=False)
+    if not changes:
+        return services.config
+    return changing.change(services, "groups", wish.name, changes, save=False)
+
+
+def _told(
+    wish: Wish, config: Config, name: str, services: Services, picture: Picture, error: ConfigError | None
+) -> Preview:
+    groups = config.groups()
+    group = config.group(name)
+    guests = [row.guest for row in picture.guests]
+    covered = covered_by(group, groups, guests)
+    now = {item.guest.uuid for item in covered}
+    before = {row.key for row in picture.guests if not wish.new and wish.name in row.groups}
+    lost = [guest for guest in guests if guest.uuid in before - now]
+    return Preview(
+        wish,
+        error,
+        wish.command() if wish.changes() and error is None else (),
+        group,
+        tuple(covered),
+        tuple(item.guest for item in covered if item.guest.uuid not in before),
+        tuple(lost),
+        tuple(guest for guest in lost if all(other.selector.why(guest) is None for other in groups)),
+        tuple((guest, by) for guest in guests if (by := group.selector.excluded_by(guest))),
+        _points(group, groups, now, services, picture),
+    )
+
+
+def _points(
+    group: Group, groups: Sequence[Group], covered: set[str], services: Services, picture: Picture
+) -> Points | None:
+    """Of the guests it covers, the restore points that its rules are about."""
+    guests = {row.key: row.guest for row in picture.guests}
+    own = [point for point in services.store.points(group.repository) if point.uuid in covered]
+    if not own:
+        return None
+    marked = {mark.archive for mark in services.ledger.marks(group.repository)}
+    verdicts = judge(group.repository, own, Plan(groups, guests, picture.zone), marked)
+    verdicts = [verdict for verdict in verdicts if verdict.group == group.name]
+    kept = [verdict.point.time for verdict in verdicts if verdict.keep]
+    going = [verdict for verdict in verdicts if not verdict.keep]
+    gone = sum(verdict.marked for verdict in going)
+    return Points(len(kept), len(going) - gone, gone, min(kept, default=None))
+
+
+def preview_text(preview: Preview, picture: Picture) -> Text:
+    """For the pane beside the form: what stops it first, then what is lost, then the rest."""
+    text = Text(end="")
+    if preview.error is not None:
+        text.append("✗ ", "failed").append_text(safe_lines(preview.error.message, "failed")).append("\n")
+        if preview.error.hint:
+            text.append("→ ", "key").append_text(safe_lines(preview.error.hint)).append("\n")
+        if preview.group is None:
+            return text
+    elif not preview.command:
+        text.append("Nothing is changed yet.\n", "quiet")
+    if preview.group is None:
+        return text
+    for guest in preview.unprotected:
+        text.append_text(safe(f"! {guest.name} would be in no group: nothing backs it up.", "late")).append(
+            "\n"
+        )
+    group = preview.group
+    text.append_text(_guests(preview))
+    text.append_text(overlap_text(preview.covered))
+    if group.schedules:
+        text.append_text(field("next", times_text(group, picture.now, picture.zone)))
+    else:
+        text.append_text(field("next", safe("never by itself: there is no schedule", "late")))
+    text.append_text(field("keeps", keep_in_words(group.retention)))
+    text.append_text(_points_text(preview.points, picture))
+    return text
+
+
+def _guests(preview: Preview) -> Text:
+    count = len(preview.covered)
+    text = Text(f"covers {count} guest{'s' * (count != 1)}", "title" if count else "late", end="")
+    text.append("\n")
+    gained = set() if preview.wish.new else {guest.uuid for guest in preview.gained}
+    # What would change is seen first, whatever the length of the list.
+    ordered = sorted(preview.covered, key=lambda item: item.guest.uuid not in gained)
+    for item in ordered[:_LISTED]:
+        new = item.guest.uuid in gained
+        text.append("+ " if new else "  ", "ok")
+        text.append_text(safe(item.guest.name, "ok" if new else "strong")).append("  ")
+        text.append_text(safe(f"{item.guest.host}  {item.why}", "quiet")).append("\n")
+    if (more := count - _LISTED) > 0:
+        text.append(f"  and {more} more\n", "quiet")
+    for guest in preview.lost:
+        text.append("- ", "late").append_text(
+            safe(f"{guest.name}  {guest.host}  not any more", "late")
+        ).append("\n")
+    for guest, by in preview.left_out:
+        text.append("  ").append_text(safe(f"{guest.name}  left out by {by}", "quiet")).append("\n")
+    return text
+
+
+def _points_text(points: Points | None, picture: Picture) -> Text:
+    if points is None:
+        return field("points", safe("none of these guests yet", "quiet"))
+    total = points.kept + points.going
+    text = Text(f"{points.kept} of {total} stay", end="")
+    if points.oldest is not None:
+        text.append(f", the oldest made {age(picture.now - points.oldest)}", "quiet")
+    if points.going:
+        text.append(f"; {points.going} would go at the next prune", "late")
+    if points.gone:
+        text.append(f"; {points.gone} pruned before", "quiet")
+    return field("points", text)
