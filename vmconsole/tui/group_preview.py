@@ -17,7 +17,10 @@ from vmconsole.front.services import Services
 from vmconsole.model.group import Group
 from vmconsole.model.guest import Guest
 from vmconsole.model.words import age
+from vmconsole.runs.alerts import unprotected
 from vmconsole.runs.prune import Plan, judge
+from vmconsole.runs.retention import Verdict
+from vmconsole.tui.commands import Command
 from vmconsole.tui.format import safe, safe_lines
 from vmconsole.tui.group_fields import changed, group_command
 from vmconsole.tui.group_text import field, overlap_text, times_text
@@ -48,12 +51,13 @@ class Wish:
 class Points:
     """What the rules would do to the restore points there are. going: at the next prune; gone: marked already.
 
-    oldest: when the oldest that stays was made.
+    going_now: by the rules as they are in the file. oldest: when the oldest that stays was made.
     """
 
     kept: int = 0
     going: int = 0
     gone: int = 0
+    going_now: int = 0
     oldest: datetime | None = None
 
 
@@ -94,7 +98,14 @@ def preview_of(wish: Wish, services: Services, picture: Picture) -> Preview:
         name = wish.name or _STAND_IN
         return _told(wish, config, name, services, picture, error)
     except VmconsoleError as problem:
-        return Preview(wish, problem)
+        return Preview(wish, _about_the_form(problem, wish.name or _STAND_IN))
+
+
+def _about_the_form(problem: VmconsoleError, name: str) -> VmconsoleError:
+    """Without where it would stand in a file, and without being told that nothing was changed yet."""
+    message = problem.message.replace(f"groups.{name}.", "").replace(f"groups.{name}: ", "")
+    hint = "" if problem.hint.startswith("Nothing was changed") else problem.hint
+    return VmconsoleError(message, hint=hint)
 
 
 def _would_be(wish: Wish, changes: dict[str, Any], services: Services) -> Config:
@@ -124,7 +135,7 @@ def _told(
         tuple(covered),
         tuple(item.guest for item in covered if item.guest.uuid not in before),
         tuple(lost),
-        tuple(guest for guest in lost if all(other.selector.why(guest) is None for other in groups)),
+        tuple(guest for guest in lost if unprotected(guest, groups)),
         tuple((guest, by) for guest in guests if (by := group.selector.excluded_by(guest))),
         _points(group, groups, now, services, picture),
     )
@@ -139,12 +150,19 @@ def _points(
     if not own:
         return None
     marked = {mark.archive for mark in services.ledger.marks(group.repository)}
-    verdicts = judge(group.repository, own, Plan(groups, guests, picture.zone), marked)
-    verdicts = [verdict for verdict in verdicts if verdict.group == group.name]
+
+    def judged(by: Sequence[Group]) -> list[Verdict]:
+        verdicts = judge(group.repository, own, Plan(by, guests, picture.zone), marked)
+        return [verdict for verdict in verdicts if verdict.group == group.name]
+
+    verdicts = judged(groups)
+    if not verdicts:
+        return None
     kept = [verdict.point.time for verdict in verdicts if verdict.keep]
-    going = [verdict for verdict in verdicts if not verdict.keep]
-    gone = sum(verdict.marked for verdict in going)
-    return Points(len(kept), len(going) - gone, gone, min(kept, default=None))
+    lost = [verdict for verdict in verdicts if not verdict.keep]
+    gone = sum(verdict.marked for verdict in lost)
+    now = sum(not verdict.keep and not verdict.marked for verdict in judged(services.config.groups()))
+    return Points(len(kept), len(lost) - gone, gone, now, min(kept, default=None))
 
 
 def preview_text(preview: Preview, picture: Picture) -> Text:
@@ -165,21 +183,30 @@ def preview_text(preview: Preview, picture: Picture) -> Text:
             "\n"
         )
     group = preview.group
-    text.append_text(_guests(preview))
-    text.append_text(overlap_text(preview.covered))
+    count, more, less = len(preview.covered), len(preview.gained), len(preview.lost)
+    covers = Text(f"{count} guest{'s' * (count != 1)}", "strong" if count else "late", end="")
+    if more and not preview.wish.new:
+        covers.append(f"  +{more}", "ok")
+    covers.append(f"  -{less}" if less else "", "late")
+    text.append_text(field("covers", covers))
     if group.schedules:
         text.append_text(field("next", times_text(group, picture.now, picture.zone)))
     else:
         text.append_text(field("next", safe("never by itself: there is no schedule", "late")))
     text.append_text(field("keeps", keep_in_words(group.retention)))
     text.append_text(_points_text(preview.points, picture))
-    return text
+    if preview.command:
+        text.append_text(field("command", Command(preview.command).text))
+    text.append_text(_guests(preview))
+    return text.append_text(overlap_text(preview.covered))
 
 
 def _guests(preview: Preview) -> Text:
-    count = len(preview.covered)
-    text = Text(f"covers {count} guest{'s' * (count != 1)}", "title" if count else "late", end="")
-    text.append("\n")
+    count, text = len(preview.covered), Text(end="")
+    for guest in preview.lost:
+        text.append("- ", "late").append_text(
+            safe(f"{guest.name}  {guest.host}  not any more", "late")
+        ).append("\n")
     gained = set() if preview.wish.new else {guest.uuid for guest in preview.gained}
     # What would change is seen first, whatever the length of the list.
     ordered = sorted(preview.covered, key=lambda item: item.guest.uuid not in gained)
@@ -190,10 +217,6 @@ def _guests(preview: Preview) -> Text:
         text.append_text(safe(f"{item.guest.host}  {item.why}", "quiet")).append("\n")
     if (more := count - _LISTED) > 0:
         text.append(f"  and {more} more\n", "quiet")
-    for guest in preview.lost:
-        text.append("- ", "late").append_text(
-            safe(f"{guest.name}  {guest.host}  not any more", "late")
-        ).append("\n")
     for guest, by in preview.left_out:
         text.append("  ").append_text(safe(f"{guest.name}  left out by {by}", "quiet")).append("\n")
     return text
@@ -201,13 +224,16 @@ def _guests(preview: Preview) -> Text:
 
 def _points_text(points: Points | None, picture: Picture) -> Text:
     if points is None:
-        return field("points", safe("none of these guests yet", "quiet"))
+        return field("points", safe("none yet that these rules are about", "quiet"))
     total = points.kept + points.going
     text = Text(f"{points.kept} of {total} stay", end="")
     if points.oldest is not None:
         text.append(f", the oldest made {age(picture.now - points.oldest)}", "quiet")
-    if points.going:
-        text.append(f"; {points.going} would go at the next prune", "late")
+    if points.going or points.going_now:
+        same = points.going == points.going_now
+        than = "as it is now" if same else f"now {points.going_now}"
+        style = "late" if points.going > points.going_now else ""
+        text.append(f"; {points.going} would go at the next prune ({than})", style)
     if points.gone:
         text.append(f"; {points.gone} pruned before", "quiet")
     return field("points", text)

@@ -42,6 +42,7 @@ class GroupForm(Screen[bool]):
     CONTEXTS: ClassVar = ("all", "group-form")
     BINDINGS: ClassVar = bindings("group-form")
     CSS = """
+    GroupForm #heading, GroupForm.-split #heading, GroupForm.-wide #heading { display: block; background: $surface; }
     GroupForm #form { height: 1fr; }
     GroupForm #left { width: 56; }
     GroupForm #fields { height: 1fr; scrollbar-size-vertical: 1; padding: 0 1; }
@@ -91,9 +92,7 @@ class GroupForm(Screen[bool]):
             with Vertical(id="left"):
                 with VerticalScroll(id="fields", can_focus=False):
                     if not self._group:
-                        yield self._line(
-                            _NAME, Input(id="name", placeholder=_NAME.example, select_on_focus=False)
-                        )
+                        yield self._line(_NAME, Input(id="name", select_on_focus=False))
                     for item in FIELDS:
                         if not (item.key == "when" and self._schedules):
                             yield self._line(item, self._widget(item))
@@ -113,7 +112,7 @@ class GroupForm(Screen[bool]):
             return Choice([("no", "no"), ("yes", "yes")], text, id=item.key)
         if item.kind is Kind.THREE:
             return Choice([("default", "as in [defaults]"), ("yes", "yes"), ("no", "no")], text, id=item.key)
-        return Input(visible(text), id=item.key, placeholder=item.example, select_on_focus=False)
+        return Input(visible(text), id=item.key, select_on_focus=False)
 
     def on_mount(self) -> None:
         title = Text.assemble("Group ", safe(self._group or "new", "title"), end="")
@@ -163,6 +162,8 @@ class GroupForm(Screen[bool]):
         item = next((item for item in (_NAME, *FIELDS) if item.key == key), None)
         hint = safe(item.hint if item else "the arrows scroll; tab goes back to the fields", "quiet")
         hint.no_wrap = False
+        if item and item.example:
+            hint.append("; as in ").append(item.example, "strong")
         self.query_one("#hint", Static).update(console_of(self).colours.paint(hint))
 
     def _later(self) -> None:

@@ -141,6 +141,12 @@ class Guests(Place[GuestRow]):
     def command_to_copy(self) -> Sequence[str]:
         return ("points", self.current.argument) if self.current else ()
 
+    def action_guests_group(self) -> None:
+        from vmconsole.tui.dialogs.group_pick import open_group_pick
+
+        if chosen := self.listing.chosen:
+            open_group_pick(self.console_app, chosen)
+
     # --- cells ---
 
     def _why(self, row: GuestRow) -> Text:
