@@ -410,3 +410,142 @@ def test_hostile_names_are_shown_and_not_obeyed(shop, drive):
             await driver.see("vm[/prod]")
 
     drive(test())
+
+
+def test_the_arrows_go_through_the_fields_and_round(shop, drive):
+    async def test():
+        async with shop.console(80, 24) as driver:
+            await driver.press("2", "e")
+            assert driver.app.focused.id == "guests"
+            await driver.press("up")
+            assert driver.app.focused.id == "ping"
+            await driver.see("a watchdog")  # scrolled into sight, with what it means
+            assert any(line.startswith(" ping") for line in driver.screen.split("\n"))
+            await driver.press("down", "down")
+            assert driver.app.focused.id == "tags"
+
+    drive(test())
+
+
+def test_the_command_can_be_copied_before_anything_is_done(shop, drive):
+    async def test():
+        async with shop.console(120, 36) as driver:
+            await driver.press("2", "e")
+            await checked(driver)
+            await driver.press("ctrl+y")
+            await driver.see("Nothing is changed yet.")
+            await fill(driver, guests="-x*")
+            await driver.press("ctrl+y")
+            assert driver.app.clipboard == "vmconsole group edit daily '--guests=-x*'"
+            assert driver.asked == []
+
+    drive(test())
+
+
+SEVERAL = """
+[groups.both]
+hosts = ["kvm1"]
+exclude = ["web-*"]
+together = true
+overdue_after = "2 d"
+ping = "https://hc.example/x"
+
+[groups.both.schedules.night]
+when = "daily 22:00"
+window = "23:00-05:00"
+keep = { daily = 7 }
+
+[groups.both.schedules.noon]
+when = "weekdays 12:00"
+paused = "2026-12-24"
+keep = { last = 2, minimum = 2 }
+"""
+
+
+def test_several_schedules_are_told_one_by_one(tmp_path, drive):
+    text = CONFIG + SEVERAL.replace('window = "23:00-05:00"', 'window = "22:00-05:00"')
+
+    async def test():
+        shop = World(tmp_path, text)
+        shop.guest("files")
+        shop.guest("web-01")
+        shop.save()
+        async with shop.console(120, 40) as driver:
+            await driver.press("2", "G")
+            await driver.see("night: daily 22:00, only 22:00–05:00")
+            await driver.see("noon: weekdays 12:00, paused until 2026-12-24 00:00")
+            assert "7d / last 2" in driver.line("both  ")
+            await driver.see("keeps the last 2; at least 2")
+            await driver.see("none of them")
+            await driver.press("enter")
+            await driver.see("web-01  by web-*")
+            await driver.press("escape", "e")
+            await driver.see("its schedules (night, noon) have tables of their own")
+            assert not driver.app.screen.query("#when")
+            await fill(driver, window="11:00-23:00")
+            await driver.press("ctrl+s")
+            await driver.wait_for(lambda: driver.asked, "the command")
+            assert driver.asked == [["group", "edit", "both", "--window", "11:00-23:00"]]
+
+    drive(test())
+
+
+def test_a_pause_in_a_schedules_own_table_is_not_ended_from_here(tmp_path, drive):
+    text = CONFIG + SEVERAL.replace('when = "daily 22:00"', 'when = "daily 22:00"\npaused = true').replace(
+        'window = "23:00-05:00"\n', ""
+    )
+
+    async def test():
+        shop = World(tmp_path, text)
+        shop.guest("files")
+        shop.save()
+        async with shop.console(120, 36) as driver:
+            await driver.press("2", "G", "p")
+            await driver.see("A schedule is paused in its own table: E opens the file.")
+            assert driver.asked == []
+
+    drive(test())
+
+
+def test_a_shop_without_groups_says_how_to_make_one(tmp_path, drive):
+    async def test():
+        shop = World(tmp_path, CONFIG.partition("[groups.daily]")[0])
+        async with shop.console(80, 24) as driver:
+            await driver.press("2")
+            await driver.see("No group yet: nothing is backed up by itself. n makes one.")
+            await driver.press("e")
+            await driver.see("There is no group yet: n makes one.")
+            driver.app.clear_notifications()
+            await driver.press("n")
+            await driver.see("Group new")
+            await driver.see("covers no guest")
+
+    drive(test())
+
+
+def test_a_broken_configuration_is_told_and_can_only_be_opened(tmp_path, drive):
+    async def test():
+        shop = World(tmp_path, CONFIG)
+        shop.path.write_text(CONFIG + "[groups.bad]\n")
+        async with shop.console(80, 24) as driver:
+            await driver.press("2")
+            await driver.see("the configuration cannot be used: E opens it")
+            for key in ("n", "e", "p"):
+                await driver.press(key)
+                await driver.see("The configuration cannot be used: E opens it.")
+                driver.app.clear_notifications()
+
+    drive(test())
+
+
+def test_ascii_needs_no_other_glyphs_for_states(shop, drive):
+    async def test():
+        async with shop.console(80, 24, ascii=True) as driver:
+            await driver.press("2")
+            await driver.see("FAIL")
+            assert not set("✓✗▶‖") & set(driver.screen)
+            await driver.press("e")
+            await fill(driver, when="nonsense")
+            await driver.see("FAIL when:")
+
+    drive(test())

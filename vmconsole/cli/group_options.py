@@ -116,7 +116,7 @@ def as_typed(value: object) -> str:
         return ", ".join(f"{name}={count}" for name, count in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
-    return {None: "–", True: "yes", False: "–"}.get(value, str(value))  # type: ignore[call-overload, no-any-return]
+    return {None: "–", True: "yes", False: "no"}.get(value, str(value))  # type: ignore[call-overload, no-any-return]
 
 
 def _keep(text: str) -> dict[str, int] | None:

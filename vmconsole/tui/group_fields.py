@@ -110,6 +110,8 @@ def _option(item: Field, value: Any) -> list[str]:
         return ["--pause"] if value is True else ["--pause", str(value)]
     if item.kind is Kind.FLAG:
         return [item.option if value else f"--no-{item.key}"]
+    if item.kind is Kind.THREE:
+        return [item.option, {True: "yes", False: "no"}.get(value, "default")]
     text = _written(value)
     # What begins with a dash would be taken for an option of its own.
     return [f"{item.option}={text}"] if text.startswith("-") else [item.option, text]
@@ -120,7 +122,7 @@ def _written(value: Any) -> str:
         return ",".join(f"{key}={count}" for key, count in value.items())
     if isinstance(value, list):
         return ",".join(value)
-    return {None: "", True: "yes", False: "no"}.get(value, str(value))
+    return "" if value is None else str(value)
 
 
 def _text(value: Any, item: Field) -> str:

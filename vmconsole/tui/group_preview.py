@@ -25,6 +25,7 @@ from vmconsole.tui.format import safe, safe_lines
 from vmconsole.tui.group_fields import changed, group_command
 from vmconsole.tui.group_text import field, overlap_text, times_text
 from vmconsole.tui.picture import Picture
+from vmconsole.tui.states import Glyphs, State
 
 _STAND_IN = "new-group"
 _LISTED = 12
@@ -165,11 +166,13 @@ def _points(
     return Points(len(kept), len(lost) - gone, gone, now, min(kept, default=None))
 
 
-def preview_text(preview: Preview, picture: Picture) -> Text:
+def preview_text(preview: Preview, picture: Picture, glyphs: Glyphs) -> Text:
     """For the pane beside the form: what stops it first, then what is lost, then the rest."""
     text = Text(end="")
     if preview.error is not None:
-        text.append("✗ ", "failed").append_text(safe_lines(preview.error.message, "failed")).append("\n")
+        text.append(f"{glyphs.of(State.FAILED)} ", "failed").append_text(
+            safe_lines(preview.error.message, "failed")
+        ).append("\n")
         if preview.error.hint:
             text.append("→ ", "key").append_text(safe_lines(preview.error.hint)).append("\n")
         if preview.group is None:

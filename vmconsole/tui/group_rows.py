@@ -47,7 +47,7 @@ class GroupRow:
 def group_rows(picture: Picture) -> tuple[GroupRow, ...]:
     """In the order of the file; at the end the guests that are in no group, when there are any."""
     rows = [_row(group, picture) for group in picture.groups]
-    lost = tuple(row for row in picture.guests if unprotected(row.guest, picture.groups))
+    lost = tuple(row for row in picture.guests if not row.groups and unprotected(row.guest, picture.groups))
     if lost:
         rows.append(GroupRow(UNPROTECTED, None, State.NEVER, lost))
     return tuple(rows)

@@ -8,7 +8,7 @@ from datetime import datetime, tzinfo
 from rich.text import Text
 
 from vmconsole.config.settings import Config
-from vmconsole.front.group_words import Covered, coming, covered_by, keep_in_words, when_in_words
+from vmconsole.front.group_words import Covered, coming, keep_in_words, when_in_words
 from vmconsole.model.calendar import opens
 from vmconsole.model.group import Group
 from vmconsole.model.words import age, duration, size
@@ -139,19 +139,21 @@ def limits_in_words(group: Group, config: Config) -> str:
 def guests_text(row: GroupRow, picture: Picture, glyphs: Glyphs) -> Text:
     """Those it covers and why, those it leaves out, those that no group covers."""
     text = Text(end="")
-    everybody = [member.guest for member in picture.guests]
     if row.group is None:
         for member in row.members:
             text.append_text(_guest_line(glyphs, member, safe(member.guest.node or "", "quiet")))
         return text
-    covered = covered_by(row.group, picture.groups, everybody)
-    states = {member.key: member for member in row.members}
-    text.append(f"covers {len(covered)} guest{'s' * (len(covered) != 1)}\n", "title")
-    for item in covered:
-        if (found := states.get(item.guest.uuid)) is not None:
-            text.append_text(_guest_line(glyphs, found, safe(item.why, "quiet")))
+    selector = row.group.selector
+    text.append(f"covers {len(row.members)} guest{'s' * (len(row.members) != 1)}\n", "title")
+    covered = []
+    for member in row.members:
+        others = tuple(name for name in member.groups if name != row.name)
+        why = selector.why(member.guest) or ""
+        covered.append(Covered(member.guest, why, others))
+        also = safe(f"  + {', '.join(others)}", "warning") if others else Text(end="")
+        text.append_text(_guest_line(glyphs, member, Text.assemble(safe(why, "quiet"), also, end="")))
     text.append_text(overlap_text(covered))
-    left_out = [(guest, by) for guest in everybody if (by := row.group.selector.excluded_by(guest))]
+    left_out = [(member.guest, by) for member in picture.guests if (by := selector.excluded_by(member.guest))]
     if left_out:
         text.append("left out on purpose\n", "title")
         for guest, by in left_out:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.events import DescendantFocus
@@ -40,7 +41,11 @@ class GroupForm(Screen[bool]):
     """
 
     CONTEXTS: ClassVar = ("all", "group-form")
-    BINDINGS: ClassVar = bindings("group-form")
+    BINDINGS: ClassVar = [
+        *bindings("group-form"),
+        Binding("down", "field(1)", show=False),
+        Binding("up", "field(-1)", show=False),
+    ]
     CSS = """
     GroupForm #heading, GroupForm.-split #heading, GroupForm.-wide #heading { display: block; background: $surface; }
     GroupForm #form { height: 1fr; }
@@ -192,7 +197,9 @@ class GroupForm(Screen[bool]):
             self._think()
             return
         self.preview = message.preview
-        self.query_one("#preview", Pane).show(preview_text(message.preview, console_of(self).picture))
+        self.query_one("#preview", Pane).show(
+            preview_text(message.preview, console_of(self).picture, console_of(self).glyphs)
+        )
         self.query_one(KeyBar).refresh()
 
     # --- actions ---
@@ -237,6 +244,14 @@ class GroupForm(Screen[bool]):
         console.feed.look_now()
         if ended.ok and self.is_attached:
             self.dismiss(True)
+
+    def action_field(self, by: int) -> None:
+        """The field below or above; round at the ends."""
+        fields = [
+            widget for widget in self.query("#fields Input, #fields Choice") if isinstance(widget, Widget)
+        ]
+        at = fields.index(self.focused) if self.focused in fields else -by
+        fields[(at + by) % len(fields)].focus()
 
     def action_group_form_copy(self) -> None:
         console_of(self).action_copy_command()

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from vmconsole.front.group_words import keep_in_words, when_in_words
 from vmconsole.model.history import BackupState
-from vmconsole.model.words import age
+from vmconsole.model.words import age, visible
 from vmconsole.tui.commands import Command, Ended
 from vmconsole.tui.dialogs.dialog import Ask
 from vmconsole.tui.format import safe
@@ -60,10 +60,12 @@ class Groups(Place[GroupRow]):
             lambda row: row.name,
             self._fields,
             lambda row: row.needs_attention,
-            empty="No group yet. n makes one.",
+            empty=_NO_GROUP,
         )
 
     def rows(self, picture: Picture) -> Sequence[GroupRow]:
+        problem = picture.problem
+        self.listing.empty = visible(problem.message) if problem else _NO_GROUP
         return group_rows(picture)
 
     def heading(self, picture: Picture) -> Text:
@@ -72,6 +74,8 @@ class Groups(Place[GroupRow]):
             return text
         if picture.problem is not None:
             return text.append(" the configuration cannot be used: E opens it", "failed")
+        if not picture.groups:
+            return text.append(" none yet: n makes one", "late")
         rows = group_rows(picture)
         groups = [row for row in rows if row.group is not None]
         well = sum(not row.needs_attention for row in groups)
@@ -123,6 +127,8 @@ class Groups(Place[GroupRow]):
 
     def why_not(self, action: str) -> str:
         row = self.current
+        if self.picture.problem is not None and action in (*_OF_A_GROUP, "groups.new"):
+            return "The configuration cannot be used: E opens it."
         if action in _OF_A_GROUP:
             if row is None:
                 return "There is no group yet: n makes one."
@@ -132,8 +138,6 @@ class Groups(Place[GroupRow]):
                 return "It has no schedule that could be paused: e gives it one."
             if action == "groups.backup" and not row.members:
                 return "It covers no guest that is known: e changes which."
-        if action == "groups.new" and self.picture.problem is not None:
-            return "The configuration cannot be used: E opens it."
         return super().why_not(action)
 
     @property
@@ -268,6 +272,7 @@ class Groups(Place[GroupRow]):
         }
 
 
+_NO_GROUP = "No group yet: nothing is backed up by itself. n makes one."
 _RESULTS = {
     BackupState.RUNNING: State.RUNNING,
     BackupState.DONE: State.OK,
