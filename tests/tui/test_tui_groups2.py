@@ -352,6 +352,7 @@ def test_guests_are_put_into_a_group_with_one_question(shop, drive):
             await driver.press("a")
             await driver.see("Put scan-station into a group")
             await driver.see("adds 1")
+            assert "a new group" in driver.screen
             await driver.press("enter")
             await driver.see("vmconsole group edit daily --guests kvm1/scan-station")
             await driver.press("enter")  # the safe button

@@ -91,8 +91,11 @@ class GroupPick(Dialog[Pick]):
     """Answers the group; None when none was chosen."""
 
     BINDINGS: ClassVar = [Binding("enter", "pick", show=False)]
-    DEFAULT_CSS = """
+    CSS = """
     GroupPick #effect { height: auto; min-height: 3; margin-top: 1; }
+    GroupPick.-split Listing, GroupPick.-split Listing:focus, GroupPick.-wide Listing, GroupPick.-wide Listing:focus {
+        border: none;
+    }
     """
 
     def __init__(self, rows: Sequence[GuestRow], picture: Picture) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.events import DescendantFocus
 from textual.message import Message
@@ -50,7 +50,7 @@ class GroupForm(Screen[bool]):
     GroupForm #heading, GroupForm.-split #heading, GroupForm.-wide #heading { display: block; background: $surface; }
     GroupForm #form { height: 1fr; }
     GroupForm #left { width: 56; }
-    GroupForm #fields { height: 1fr; scrollbar-size-vertical: 1; padding: 0 1; }
+    GroupForm #fields { height: 1fr; overflow-y: auto; scrollbar-size-vertical: 1; padding: 0 1; }
     GroupForm .field { height: 1; }
     GroupForm .field Label { width: 14; color: $text-muted; }
     GroupForm .field Input { height: 1; border: none; padding: 0; width: 1fr; background: $surface; }
@@ -95,7 +95,8 @@ class GroupForm(Screen[bool]):
         yield Static(id="heading", markup=False)
         with Horizontal(id="form"):
             with Vertical(id="left"):
-                with VerticalScroll(id="fields", can_focus=False):
+                # Not one of the scrolling kinds: those would take the arrows for themselves.
+                with Vertical(id="fields"):
                     if not self._group:
                         yield self._line(_NAME, Input(id="name", select_on_focus=False))
                     for item in FIELDS:
