@@ -164,7 +164,7 @@ def test_a_wrong_configuration_is_told_with_its_line_until_it_is_mended(shop, dr
     opened = []
     monkeypatch.setenv("EDITOR", "ed -s")
     monkeypatch.delenv("VISUAL", raising=False)
-    monkeypatch.setattr(shop.services, "on_terminal", opened.append, raising=False)
+    monkeypatch.setattr(shop.services, "edit_config", lambda: opened.append(1))
 
     async def test():
         async with shop.console(80, 24) as driver:

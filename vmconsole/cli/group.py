@@ -11,13 +11,14 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from vmconsole.cli import changing, group_options, group_view
+from vmconsole.cli import group_options, group_view
 from vmconsole.cli.format import age
 from vmconsole.cli.output import Cell, Output
 from vmconsole.cli.selection import reachable_guests
 from vmconsole.cli.table import Column
 from vmconsole.config.settings import Config
 from vmconsole.errors import EXIT_DONE, HostUnreachable, UsageError
+from vmconsole.front import changing, group_words
 from vmconsole.front.services import Services
 from vmconsole.model.group import Group
 
@@ -141,8 +142,8 @@ def _list(args: argparse.Namespace, services: Services, output: Output) -> int:
 
 def _row(group: Group, count: int, services: Services) -> tuple[Cell, ...]:
     now, zone = services.clock.now(), services.config.timezone
-    upcoming = group_view.next_time(group, now, zone)
-    whens = tuple(group_view.when_in_words(schedule, now, zone) for schedule in group.schedules)
+    upcoming = group_words.next_time(group, now, zone)
+    whens = tuple(group_words.when_in_words(schedule, now, zone) for schedule in group.schedules)
     left = f"{upcoming.astimezone(zone):%a %Y-%m-%d %H:%M} ({age(now - upcoming)})" if upcoming else "–"
     covers = tuple(
         f"{key.replace('_', ' ')}: {', '.join(value)}"

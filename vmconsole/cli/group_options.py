@@ -30,6 +30,7 @@ _TEXTS = {
 }
 _SINGULAR = {"guests": "--guest", "tags": "--tag", "hosts": "--host", "pools": "--pool", "kinds": "--kind"}
 _SHORT = {"repository": "-r"}
+_FREEZE = {"yes": True, "no": False, "default": None}
 
 
 def configure(parser: argparse.ArgumentParser, *, edit: bool) -> None:
@@ -53,6 +54,11 @@ def configure(parser: argparse.ArgumentParser, *, edit: bool) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="freeze and cut all its guests at the same moment, whatever hosts they are on",
+    )
+    how.add_argument(
+        "--freeze",
+        choices=tuple(_FREEZE),
+        help="freeze guest file systems through the agent; default: as in [defaults]",
     )
     pause = how.add_mutually_exclusive_group()
     pause.add_argument(
@@ -95,6 +101,8 @@ def changes(args: argparse.Namespace) -> dict[str, Any]:
         wanted["keep"] = _keep(args.keep)
     if args.together is not None:
         wanted["together"] = True if args.together else None
+    if args.freeze is not None:
+        wanted["freeze"] = _FREEZE[args.freeze]
     if args.pause is not None:
         wanted["paused"] = args.pause
     if args.resume:
@@ -108,7 +116,7 @@ def as_typed(value: object) -> str:
         return ", ".join(f"{name}={count}" for name, count in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
-    return {None: "–", True: "yes", False: "–"}.get(value, str(value))  # type: ignore[call-overload, no-any-return]
+    return {None: "–", True: "yes", False: "no"}.get(value, str(value))  # type: ignore[call-overload, no-any-return]
 
 
 def _keep(text: str) -> dict[str, int] | None:

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime, tzinfo
-from itertools import islice
 from typing import Any
 
 from vmconsole.cli.format import duration
 from vmconsole.cli.output import Output
 from vmconsole.cli.table import Column
 from vmconsole.config.settings import Config
-from vmconsole.model.calendar import times_after
+from vmconsole.front.group_words import (
+    Covered,
+    coming,
+    covered_by,
+    for_good,
+    keep_in_words,
+    when_in_words,
+    window_text,
+)
 from vmconsole.model.group import Group
 from vmconsole.model.guest import Guest, HostInventory
-from vmconsole.model.schedule import Retention, Schedule, Window
+from vmconsole.model.schedule import Retention, Schedule
 
 _TIMES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Covered:
-    """others: the other groups that cover the guest as well."""
-
-    guest: Guest
-    why: str
-    others: tuple[str, ...]
-
-
-def covered_by(group: Group, config: Config, guests: Iterable[Guest]) -> list[Covered]:
-    others = [other for other in config.groups() if other.name != group.name]
-    return [
-        Covered(guest, why, tuple(other.name for other in others if other.selector.why(guest)))
-        for guest in guests
-        if (why := group.selector.why(guest)) is not None
-    ]
 
 
 def show(
@@ -47,7 +36,7 @@ def show(
     output: Output,
 ) -> dict[str, Any]:
     """Say what the group is; returns the document about it, which is for the caller to print."""
-    covered = covered_by(group, config, guests)
+    covered = covered_by(group, config.groups(), guests)
     left_out = [(guest, by) for guest in guests if (by := group.selector.excluded_by(guest)) is not None]
     for line in _facts(group, config.timezone, now):
         output.line(line)
@@ -85,7 +74,7 @@ def plan_document(group: Group, zone: tzinfo, now: datetime, times: int) -> dict
             {
                 "name": schedule.name,
                 "when": schedule.text,
-                "window": _window(schedule.window) or None,
+                "window": window_text(schedule.window) or None,
                 "jitter": schedule.jitter,
                 "paused": _pause_document(schedule, zone, now),
                 "next": [time.astimezone(zone).isoformat() for time in coming(schedule, now, zone, times)],
@@ -98,46 +87,6 @@ def plan_document(group: Group, zone: tzinfo, now: datetime, times: int) -> dict
         "overdue_after": group.overdue_after or None,
         "ping": bool(group.ping),
     }
-
-
-def coming(schedule: Schedule, now: datetime, zone: tzinfo, count: int) -> list[datetime]:
-    """The next times, of a paused schedule those after its pause."""
-    if _for_good(schedule):
-        return []
-    since = max(now, schedule.pause) if schedule.pause else now
-    return list(islice(times_after(schedule.when, since, zone), count))
-
-
-def next_time(group: Group, now: datetime, zone: tzinfo) -> datetime | None:
-    times = [time for schedule in group.schedules for time in coming(schedule, now, zone, 1)]
-    return min(times, default=None)
-
-
-def when_in_words(schedule: Schedule, now: datetime, zone: tzinfo) -> str:
-    """`daily 22:00, only 22:00–06:00, paused until 2027-01-07 00:00`."""
-    parts = [schedule.text]
-    if schedule.window:
-        parts.append(f"only {_window(schedule.window).replace('-', '–')}")
-    if schedule.jitter:
-        parts.append(f"up to {duration(schedule.jitter)} later")
-    if _for_good(schedule):
-        parts.append("paused")
-    elif schedule.pause and now < schedule.pause:
-        parts.append(f"paused until {schedule.pause.astimezone(zone):%Y-%m-%d %H:%M}")
-    return ", ".join(parts)
-
-
-def keep_in_words(retention: Retention) -> str:
-    """`14 daily, 8 weekly; at least 3`."""
-    if retention.keeps_all:
-        return "everything, nothing is ever pruned"
-    rules = [
-        f"the last {count}" if item.name == "last" else f"{count} {item.name}"
-        for item in fields(retention)
-        if item.name != "minimum" and (count := getattr(retention, item.name))
-    ]
-    least = f"; at least {retention.minimum}" if retention.minimum > 1 else ""
-    return ", ".join(rules) + least
 
 
 def _tell_shared(covered: Sequence[Covered], output: Output) -> None:
@@ -191,19 +140,11 @@ def _table(
         output.note(f"Group {group.name} covers no guest now. See them all: vmconsole inventory --refresh")
 
 
-def _for_good(schedule: Schedule) -> bool:
-    return schedule.pause is not None and schedule.pause.year == 9999
-
-
 def _pause_document(schedule: Schedule, zone: tzinfo, now: datetime) -> str | bool:
-    if _for_good(schedule):
+    if for_good(schedule):
         return True
     ahead = schedule.pause is not None and now < schedule.pause
     return schedule.pause.astimezone(zone).isoformat() if schedule.pause and ahead else False
-
-
-def _window(window: Window | None) -> str:
-    return f"{window.start:%H:%M}-{window.end:%H:%M}" if window else ""
 
 
 def _keep_document(retention: Retention) -> dict[str, int] | None:

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from vmconsole.cli import changing, findings
+from vmconsole.cli import findings
 from vmconsole.cli.documents import key_document
 from vmconsole.cli.output import Output
 from vmconsole.cli.selection import listed
@@ -27,6 +27,7 @@ from vmconsole.errors import (
     UsageError,
     VmconsoleError,
 )
+from vmconsole.front import changing
 from vmconsole.front.parallel import together
 from vmconsole.front.services import Services
 from vmconsole.interfaces import HostKey

@@ -14,10 +14,11 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from vmconsole.cli import changing, init_systemd
+from vmconsole.cli import init_systemd
 from vmconsole.cli.output import Output
 from vmconsole.cli.repo import full_location, open_or_make
 from vmconsole.errors import EXIT_DONE, ConfigError, UsageError
+from vmconsole.front import changing
 from vmconsole.front.services import Services
 
 HELP = "first steps: configuration, repository, first host"

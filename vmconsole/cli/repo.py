@@ -20,13 +20,14 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from vmconsole.cli import changing, compact
+from vmconsole.cli import compact
 from vmconsole.cli.format import size
 from vmconsole.cli.output import Output
 from vmconsole.cli.prune import repositories
 from vmconsole.cli.table import Column
 from vmconsole.errors import EXIT_DONE, EXIT_FAILED, RepositoryDamaged, RepositoryError, UsageError
 from vmconsole.events import Warned
+from vmconsole.front import changing
 from vmconsole.front.services import Services
 from vmconsole.interfaces import RepositoryInfo
 from vmconsole.model.point import iso

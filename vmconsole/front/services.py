@@ -171,10 +171,10 @@ class Services(Protocol):
         """
         ...
 
-    def on_terminal(self, argv: Sequence[str]) -> int:
-        """Run a program that has the terminal to itself, such as an editor, and wait for its end.
+    def edit_config(self) -> int:
+        """Open the configuration file in the person's editor, on this terminal; returns its exit status.
 
-        Returns its exit code. Raises HostError when it cannot be started.
+        Raises ToolMissing, CommandFailed.
         """
         ...
 

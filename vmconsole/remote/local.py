@@ -112,8 +112,11 @@ class LocalMachine:
             raise _start_error(error, argv, self._name) from error
 
 
-def run_on_terminal(argv: Sequence[str], name: str = "this machine") -> int:
-    """Run a program that has the terminal to itself, such as an editor. Returns its exit code. Raises ToolMissing."""
+def run_on_terminal(argv: Sequence[str], *, name: str = "this machine") -> int:
+    """Run a program that has our terminal until it ends, such as an editor; returns its exit status.
+
+    Raises ToolMissing, CommandFailed when it cannot be started.
+    """
     try:
         return subprocess.call(encode(argv))
     except OSError as error:

@@ -78,6 +78,63 @@ KEYS = (
     Key("guests.points", "p", "points", "this guest's restore points", "guests"),
     Key("guests.group", "a", "add to group", "put the guest into a group", "guests", risk=Risk.CHANGES),
     # --- groups ---
+    Key(
+        "groups.backup",
+        "b",
+        "back up",
+        "back up all guests of the group now",
+        "groups",
+        shown=True,
+        risk=Risk.CHANGES,
+    ),
+    Key(
+        "groups.edit",
+        "e",
+        "edit",
+        "change which guests, when, how long",
+        "groups",
+        shown=True,
+        risk=Risk.CHANGES,
+    ),
+    Key(
+        "groups.pause", "p", "pause", "pause its schedules, or go on", "groups", shown=True, risk=Risk.CHANGES
+    ),
+    Key("groups.new", "n", "new", "make a new group", "groups", risk=Risk.CHANGES),
+    Key("groups.timeline", "t", "timeline", "what is due when, of all groups", "groups"),
+    Key(
+        "groups.editor",
+        "E",
+        "edit the file",
+        "open the configuration file in your editor",
+        "groups",
+        risk=Risk.CHANGES,
+    ),
+    Key(
+        "groups.remove",
+        "D",
+        "remove",
+        "remove the group; its restore points stay",
+        "groups",
+        risk=Risk.DESTROYS,
+    ),
+    Key(
+        "group-form.save", "ctrl+s,f2", "save", "save the group", "group-form", shown=True, risk=Risk.CHANGES
+    ),
+    Key(
+        "group-form.copy",
+        "ctrl+y",
+        "copy command",
+        "copy the command that does the same",
+        "group-form",
+        shown=True,
+    ),
+    Key(
+        "group-form.repository",
+        "ctrl+o",
+        "next choice",
+        "the next of the repositories, or of yes and no",
+        "group-form",
+    ),
     # --- runs ---
     Key("runs.stop", "x", "stop", "stop the run cleanly", "runs", shown=True, risk=Risk.STOPS),
     Key("run.log", "l,enter", "log", "the log of this run", "run", shown=True),

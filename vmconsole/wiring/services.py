@@ -6,7 +6,9 @@ pay for Borg's, paramiko's or SQLAlchemy's start-up.
 
 from __future__ import annotations
 
+import os
 import platform
+import shlex
 import shutil
 import sys
 import threading
@@ -211,8 +213,9 @@ class Wiring:
         done = self._local.run(words, timeout=_CAPTURE_SECONDS, check=False)
         return Captured(done.status, done.text, done.errors)
 
-    def on_terminal(self, argv: Sequence[str]) -> int:
-        return run_on_terminal(argv)
+    def edit_config(self) -> int:
+        editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+        return run_on_terminal([*shlex.split(editor), str(self.config_path)])
 
     def reread(self) -> None:
         for kind in ("config", "hypervisor", "nodes", "repository"):

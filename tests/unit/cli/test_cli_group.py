@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from vmconsole.cli.group_view import keep_in_words
+from vmconsole.front.group_words import keep_in_words
 from vmconsole.model.schedule import KEEP_ALL, Retention
 
 
@@ -71,6 +71,16 @@ def test_pause_and_resume_and_together_and_apart(world):
     assert "next: never" in said.out
     world.call("group", "edit", "daily", "--resume", "--no-together")
     assert not {"paused", "together"} & group(world).keys()
+
+
+def test_freeze_is_yes_no_or_as_in_defaults(world):
+    said = world.call("group", "edit", "daily", "--freeze", "no")
+    assert "freeze: – → no" in said.out
+    assert group(world)["freeze"] is False
+    world.call("group", "edit", "daily", "--freeze", "yes")
+    assert group(world)["freeze"] is True
+    world.call("group", "edit", "daily", "--freeze", "default")
+    assert "freeze" not in group(world)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from vmconsole.errors import CommandFailed, HostUnreachable, NotPermitted, ToolMissing
-from vmconsole.remote.local import LocalMachine, start_detached
+from vmconsole.remote.local import LocalMachine, run_on_terminal, start_detached
 from vmconsole.remote.process import identity, is_dead
 
 Until = Callable[..., None]
@@ -127,3 +127,11 @@ class TestDetached:
     def test_missing_program(self, tmp_path: Path) -> None:
         with pytest.raises(ToolMissing):
             start_detached(["no-such-program-here"], tmp_path / "log")
+
+
+def test_a_program_on_our_terminal_is_waited_for_and_tells_its_status(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    assert run_on_terminal(["sh", "-c", f"touch {made}; exit 3"]) == 3
+    assert made.exists()
+    with pytest.raises(ToolMissing):
+        run_on_terminal(["no-such-editor", "file"])

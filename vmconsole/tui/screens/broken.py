@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from typing import ClassVar
 
 from rich.text import Text
-from textual.app import ComposeResult, SuspendNotSupported
+from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import Static
 
-from vmconsole.errors import VmconsoleError
 from vmconsole.tui.app import Pictured
 from vmconsole.tui.context import console_of
+from vmconsole.tui.editing import edit_file
 from vmconsole.tui.first_steps import is_broken
 from vmconsole.tui.format import safe, safe_lines
 from vmconsole.tui.keymap import bindings
@@ -70,31 +68,10 @@ class Broken(Screen[None], Pictured):
         text.append("\nfile      ", "quiet").append_text(safe(str(console.services.config_path))).append("\n")
         text.append("\nNo backup begins before this is mended: scheduled runs read the same file. ", "late")
         text.append("Runs that have begun go on.\n\n")
-        text.append("E", "key").append(" opens the file in ").append_text(safe(editor()[0]))
+        text.append("E", "key").append(" opens the file in your editor")
         text.append(". However it is mended, this screen sees it and goes away.", "")
         self.query_one(Pane).show(text)
         self.query_one(KeyBar).refresh()
 
     def action_broken_edit(self) -> None:
-        console = console_of(self)
-        try:
-            with console.suspend():
-                console.services.on_terminal([*editor(), str(console.services.config_path)])
-        except SuspendNotSupported:
-            self.notify("This terminal cannot be handed to an editor. Edit the file in another one.",
-                        severity="warning")  # fmt: skip
-        except VmconsoleError as error:
-            hint = f" {error.hint}" if error.hint else ""
-            self.notify(f"{error.message}{hint}", severity="error", markup=False)
-        console.feed.look_now()
-
-
-def editor() -> list[str]:
-    """What $VISUAL or $EDITOR names, with its arguments; else vi."""
-    for name in ("VISUAL", "EDITOR"):
-        try:
-            if words := shlex.split(os.environ.get(name, "")):
-                return words
-        except ValueError:
-            continue
-    return ["vi"]
+        edit_file(console_of(self))

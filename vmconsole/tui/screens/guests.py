@@ -178,6 +178,12 @@ class Guests(Place[GuestRow]):
                 return "No restore point yet: back up this guest first (b)."
         return super().why_not(action)
 
+    def action_guests_group(self) -> None:
+        from vmconsole.tui.dialogs.group_pick import open_group_pick
+
+        if chosen := self.listing.chosen:
+            open_group_pick(self.console_app, chosen)
+
     # --- cells ---
 
     def _why(self, row: GuestRow) -> Text:
