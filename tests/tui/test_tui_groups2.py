@@ -334,8 +334,8 @@ def test_the_file_in_an_editor_and_what_is_wrong_with_it_afterwards(shop, drive,
             assert shop.path.read_text() == CONFIG
             monkeypatch.setattr(driver.app, "suspend", contextlib.nullcontext)
             await driver.press("E")
-            await driver.see("covers no guest")
-            await driver.press("escape")
+            await driver.see("The configuration cannot be used")
+            await driver.see("groups.bad")
             editor.write_text('#!/bin/sh\ncat > "$1" <<EOF\n' + CONFIG + "# mended\nEOF\n")
             await driver.press("E")
             await driver.see("was read again and is right")

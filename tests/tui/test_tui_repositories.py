@@ -257,7 +257,7 @@ def test_compacting_shows_what_goes_and_wants_the_name(shop, repository, drive):
         shop.services.answers["repo"] = Captured(0, answer, "")
         async with shop.console(120, 36) as driver:
             await opened(driver)
-            await driver.press("c")
+            await driver.press("C")
             await driver.see("1 pruned point of main will be deleted. Nobody can undo that.")
             await driver.see("dc-last stays")
             await driver.press("y", "enter")
@@ -280,7 +280,7 @@ def test_what_vanished_is_accepted_only_when_asked_for(shop, repository, drive):
             await opened(driver)
             await driver.see("✗ vanished")
             await driver.see(gone.archive)
-            await driver.press("c")
+            await driver.press("C")
             await driver.see("Points vanished: nothing is compacted")
             await driver.press("a")
             await driver.see("Accept that they are gone?")

@@ -82,7 +82,7 @@ def test_from_the_first_start_to_the_first_backup(nothing, drive):
             await driver.type("/srv/backup/vms")
             await driver.press("enter")
             await done(driver, 4)
-            assert "borg key export" in driver.screen
+            await driver.see("borg key export")
             await driver.press("enter")
             await driver.see("Recovery kit")
             await driver.press("y")

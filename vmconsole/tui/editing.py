@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 from textual.app import SuspendNotSupported
 
 from vmconsole.errors import VmconsoleError
-from vmconsole.tui.commands import Command, Ended
 
 if TYPE_CHECKING:
     from vmconsole.tui.app import Console
 
 
 def edit_file(console: Console) -> None:
-    """Hand over the terminal to $EDITOR, then say what is wrong with the file, if anything is."""
+    """Hand over the terminal to $EDITOR, then read the file again."""
     services = console.services
     path = services.config_path
     before = path.read_bytes() if path.exists() else b""
@@ -36,11 +35,7 @@ def edit_file(console: Console) -> None:
         return
     try:
         _ = services.config
-    except VmconsoleError as error:
-        from vmconsole.tui.dialogs.said import Said
-
-        hint = error.hint or "E opens it again."
-        command = Command(("group", "list"))
-        console.push_screen(Said(Ended(command, error.exit_code, error=error.message, hint=hint)))
+    except VmconsoleError:
+        return  # a screen of its own tells what is wrong, until it is mended
     else:
         console.notify("The configuration was read again and is right.")

@@ -178,7 +178,7 @@ KEYS = (
     ),
     Key(
         "repositories.compact",
-        "c",
+        "C",
         "compact",
         "delete what was pruned, for good, and free its space",
         "repositories",

@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import vmconsole.tui.screens
 from vmconsole.tui.keymap import KEYS, PLACES, Risk, bindings, key_names, keys_of, readme_table
 
 FORBIDDEN = {f"ctrl+{letter}" for letter in "abdhijkmzc"} | {"ctrl+left_square_bracket", "f10", "f11"}
 CONTEXTS = sorted({key.context for key in KEYS} - {"all", "list"})
+SCREENS = sorted(
+    {
+        thing.CONTEXTS
+        for module in pkgutil.iter_modules(vmconsole.tui.screens.__path__)
+        for thing in vars(importlib.import_module(f"vmconsole.tui.screens.{module.name}")).values()
+        if isinstance(getattr(thing, "CONTEXTS", None), tuple)
+    }
+)
+"""The contexts of each screen there is."""
 
 
 def test_ids_are_unique():
     assert [name for name, count in Counter(key.id for key in KEYS).items() if count > 1] == []
 
 
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_no_key_does_two_things_on_one_screen(context):
-    names = Counter(name for key in keys_of(("all", "list", context)) for name in key.keys.split(","))
+@pytest.mark.parametrize("contexts", SCREENS, ids="-".join)
+def test_no_key_does_two_things_on_one_screen(contexts):
+    names = Counter(name for key in keys_of(contexts) for name in key.keys.split(","))
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_every_context_is_one_of_a_screen():
+    assert set(CONTEXTS) <= {context for contexts in SCREENS for context in contexts}
 
 
 def test_keys_that_terminals_and_tmux_take_are_left_alone():
