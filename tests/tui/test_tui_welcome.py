@@ -108,6 +108,7 @@ def test_from_the_first_start_to_the_first_backup(nothing, drive):
                     "--when=daily 22:00",
                     "--keep=daily=14,weekly=8,monthly=6",
                 ],
+                ["backup", "--dry-run", "--group=all"],
                 ["backup", "--group=all"],
             ]
 
