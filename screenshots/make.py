@@ -1,4 +1,4 @@
-"""Draws the README's pictures from the running program: python screenshots/make.py [NAME ...]
+"""Draws the README's pictures from the running program: python screenshots/make.py [--to DIR] [NAME ...]
 
 Runs the demo's two nights, then drives the console on the shop that they leave, and writes what a person would see as
 SVG, and as PNG where CairoSVG and the font Fira Code are installed (Debian: fonts-firacode).
@@ -6,6 +6,7 @@ SVG, and as PNG where CairoSVG and the font Fira Code are installed (Debian: fon
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import shutil
 import subprocess
@@ -40,11 +41,23 @@ PICTURES = (
     Picture("guests-light", theme="light"),
     Picture("guests-colour-blind", theme="colour-blind"),
     Picture("guests-ansi", theme="ansi"),
+    Picture("groups", ("2", "wait:covers", "e", "wait:at the next prune")),
+    Picture("night", ("2", "wait:covers", "t", "wait:done at")),
+    Picture("runs", ("3", "wait:took", "down")),
+    Picture("points", ("4", "wait:web-01"), 200, 50),
+    Picture("repositories", ("5", "wait:id "), 140, 44),
+    Picture("hosts", ("6", "wait:kvm1", "down")),
+    Picture("restore", ("r", "wait:what")),
+    Picture("help", ("question_mark", "wait:back up"), 100, 40),
 )
 
 
 def main() -> None:
-    wanted = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--to", type=Path, default=HERE, help="folder to write into")
+    parser.add_argument("names", nargs="*", help="only these")
+    options = parser.parse_args()
+    wanted = options.names
     pictures = [picture for picture in PICTURES if not wanted or picture.name in wanted]
     # The same place each time: it is in the pictures.
     shop = Path(tempfile.gettempdir()) / "vmconsole-shop"
@@ -57,14 +70,14 @@ def main() -> None:
             cwd=HERE.parent,
         )
         for picture in pictures:
-            asyncio.run(draw(picture, shop / "config.toml"))
+            asyncio.run(draw(picture, shop / "config.toml", options.to))
             print(f"{picture.name}.svg")
     finally:
         shutil.rmtree(shop, ignore_errors=True)
-    convert([HERE / f"{picture.name}.svg" for picture in pictures])
+    convert([options.to / f"{picture.name}.svg" for picture in pictures])
 
 
-async def draw(picture: Picture, config: Path) -> None:
+async def draw(picture: Picture, config: Path, folder: Path) -> None:
     services = Wiring(config, Cancel())
     console = Console(services, Settings(theme=picture.theme))
     # The demo's hosts are gone by now; the pictures show what was last seen of them.
@@ -86,7 +99,7 @@ async def draw(picture: Picture, config: Path) -> None:
                 await pilot.press(key)
                 await pilot.pause()
         await pilot.pause(0.2)
-        (HERE / f"{picture.name}.svg").write_text(console.export_screenshot(title="vmconsole"))
+        (folder / f"{picture.name}.svg").write_text(console.export_screenshot(title="vmconsole"))
     services.close()
 
 
