@@ -158,6 +158,11 @@ def _extract(
             _warn(point, context, f"{member.name} was left out: {error}.")
             return None
 
+    if not hasattr(tarfile, "data_filter"):
+        raise RestoreFailed(
+            "Single files cannot be taken out safely with this Python: it is older than 3.11.4.",
+            hint="Restore the whole tar with `vmconsole restore POINT --to DIR/`, or use a newer Python.",
+        )
     stream = _Pieces(_bytes_of(taken, source))
     with tarfile.open(fileobj=stream, mode="r|", bufsize=BLOCK * 128) as tar:
         tar.extractall(aside, filter=keep)  # noqa: S202 - that is what the filter is for

@@ -238,7 +238,7 @@ def tar_sha256(world: PveWorld, archive: str, member: str) -> str:
     path.write_bytes(tar)
     folder = path.with_suffix("")
     folder.mkdir()
-    subprocess.run(["tar", "-xf", path, "-C", folder, member], check=True)
+    subprocess.run(["tar", "-xf", path, "-C", folder], check=True)
     return sha256(folder / member)
 
 
