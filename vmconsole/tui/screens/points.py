@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Sequence
 from typing import ClassVar
@@ -30,7 +29,6 @@ _VERIFY = (
 )
 
 
-_BY_HAND = "vmconsole restore"
 _MONTHS = 3
 _BESIDE_MONTHS = 13
 """Lines of the third pane and of its surroundings that are not months."""
@@ -318,20 +316,16 @@ class Points(Place[PointRow]):
         return marked
 
     def action_points_restore(self) -> None:
-        self._open("restore", "open_restore")
+        from vmconsole.tui.screens.restore import open_restore
+
+        if (row := self.current) is not None:
+            open_restore(self.console_app, row.point, row.repository)
 
     def action_points_files(self) -> None:
-        self._open("browse", "open_browse")
+        from vmconsole.tui.screens.browse import open_browse
 
-    def _open(self, module: str, name: str) -> None:
-        """Imported when first wanted: most sessions never do."""
         if (row := self.current) is not None:
-            try:
-                opening = getattr(importlib.import_module(f"vmconsole.tui.screens.{module}"), name)
-            except ModuleNotFoundError:
-                self.notify(f"Not in this console yet. By hand: {_BY_HAND} {row.point.archive}", markup=False)
-            else:
-                opening(self.console_app, row.point, row.repository)
+            open_browse(self.console_app, row.point, row.repository)
 
     def action_points_verify(self) -> None:
         self.notify(_VERIFY, markup=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import ClassVar
 
 from rich.text import Text
@@ -287,26 +286,13 @@ class Welcome(Screen[None], Pictured):
         self.show_picture()
 
     def _back_up(self) -> None:
-        """The plan first, where that dialog is at hand; then the runs are shown, which tell how far it is."""
+        """The plan first; then the runs are shown, which tell how far it is."""
+        from vmconsole.tui.dialogs.backup import open_backup
+
         console = self.console_app
         group = console.picture.groups[0].name
-        try:
-            dialog = importlib.import_module("vmconsole.tui.dialogs.backup")
-        except ModuleNotFoundError:
-            command = Command(("backup", f"--group={group}"), runs=True)
-            text = Text.assemble(
-                "All guests of group ", (group, "strong"), ", one after the other.\n\n$ ", end=""
-            )
-            text.append_text(safe(command.text, "quiet"))
-
-            def answered(yes: bool | None) -> None:
-                if yes:
-                    console.carry_out(command, lambda ended: console.go("runs") if ended.ok else None)
-
-            console.push_screen(Ask("Back up now?", text, "Back up"), answered)
-            return
         covered = [row for row in console.picture.guests if group in row.groups]
-        dialog.open_backup(console, covered, group, lambda: console.go("runs"))
+        open_backup(console, covered, group, lambda: console.go("runs"))
 
     def _look_for_kit(self) -> None:
         name = first_repository(self.console_app.picture)
