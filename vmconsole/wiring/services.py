@@ -210,7 +210,11 @@ class Wiring:
 
     def capture(self, argv: Sequence[str]) -> Captured:
         words = [sys.executable, "-m", "vmconsole", "--config", str(self.config_path), *argv]
+        before = self._config_stamp()
         done = self._local.run(words, timeout=_CAPTURE_SECONDS, check=False)
+        if self._config_stamp() != before:
+            # What is asked for next must not meet the file as it was before the command.
+            self.reread()
         return Captured(done.status, done.text, done.errors)
 
     def edit_config(self) -> int:
@@ -259,6 +263,12 @@ class Wiring:
         with self._lock:
             for key in [key for key in self._made if key[0] == kind]:
                 del self._made[key]
+
+    def _config_stamp(self) -> int:
+        try:
+            return self.config_path.stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def _open_store(self) -> StateStore:
         from vmconsole.state.store import StateStore

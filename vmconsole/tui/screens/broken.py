@@ -24,7 +24,6 @@ class Broken(Screen[None], Pictured):
 
     CSS = """
     Broken #whole { padding: 1 2; }
-    Broken.-split #heading, Broken.-wide #heading { display: block; }
     """
     CONTEXTS: ClassVar = ("all", "broken")
     BINDINGS: ClassVar = bindings("broken")

@@ -47,7 +47,7 @@ class GroupForm(Screen[bool]):
         Binding("up", "field(-1)", show=False),
     ]
     CSS = """
-    GroupForm #heading, GroupForm.-split #heading, GroupForm.-wide #heading { display: block; background: $surface; }
+    GroupForm #heading { background: $surface; }
     GroupForm #form { height: 1fr; }
     GroupForm #left { width: 56; }
     GroupForm #fields { height: 1fr; overflow-y: auto; scrollbar-size-vertical: 1; padding: 0 1; }

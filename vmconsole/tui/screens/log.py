@@ -38,9 +38,7 @@ class LogScreen(Screen[None], Pictured):
     BINDINGS: ClassVar = bindings("log", "runs")
     AUTO_FOCUS = "Listing"
     CSS = """
-    LogScreen #heading, LogScreen.-split #heading, LogScreen.-wide #heading {
-        display: block; height: auto; max-height: 3; background: $surface;
-    }
+    LogScreen #heading { height: auto; max-height: 3; background: $surface; }
     LogScreen #line { height: auto; max-height: 6; padding: 0 1; background: $surface; }
     """
 

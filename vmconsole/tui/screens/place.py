@@ -91,7 +91,7 @@ class Place(Screen[None], Pictured, Generic[R]):
 
     def compose(self) -> ComposeResult:
         yield TopBar(self.PLACE)
-        yield Static(id="heading", markup=False)
+        yield Static(id="heading", classes="in-border", markup=False)
         with Horizontal(id="body"):
             with Vertical(id="main"):
                 yield self.make_listing()

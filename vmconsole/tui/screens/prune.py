@@ -85,7 +85,7 @@ class PruneScreen(Screen[None]):
             Column("rules of", 10, lambda point: safe(point.rules or "–", "quiet"), drop=2),
             Column("archive", 40, lambda point: safe(point.archive, "quiet"), drop=4),
         ]  # fmt: skip
-        yield Static(id="heading", markup=False)
+        yield Static(id="heading", classes="in-border", markup=False)
         yield Listing(
             columns,
             lambda point: point.archive,

@@ -30,9 +30,7 @@ class RunScreen(Screen[None]):
     BINDINGS: ClassVar = bindings("run", "runs")
     AUTO_FOCUS = "Pane"
     CSS = """
-    RunScreen #heading, RunScreen.-split #heading, RunScreen.-wide #heading {
-        display: block; height: auto; max-height: 3; background: $surface;
-    }
+    RunScreen #heading { height: auto; max-height: 3; background: $surface; }
     """
 
     class Followed(Message):

@@ -67,7 +67,7 @@ class Welcome(Screen[None], Pictured):
             Column("", 20, lambda step: safe(step.said, "quiet"), grow=True),
         ]
         yield TopBar("")
-        yield Static(id="heading", markup=False)
+        yield Static(id="heading", classes="in-border", markup=False)
         yield Listing(columns, lambda step: step.id.value, lambda step: {"name": TITLES[step.id]})
         yield Pane(id="about")
         yield KeyBar()
