@@ -153,6 +153,13 @@ class Terminal:
             count += len(piece)
         return count
 
+    def during(self, seconds: float) -> int:
+        """Bytes in so long a time."""
+        until, count = time.monotonic() + seconds, 0
+        while (left := until - time.monotonic()) > 0:
+            count += len(self.read(left))
+        return count
+
     def press(self, key: bytes) -> tuple[float, int]:
         """Milliseconds until the last byte of its paint, and how many bytes."""
         began = last = time.monotonic()
@@ -206,13 +213,9 @@ def progress(config: Path) -> list[float]:
         terminal = Terminal(config)
         terminal.until(b"guest-0000")
         os.write(terminal.fd, b"3")
-        terminal.drain(2.0) if False else time.sleep(3)
-        rates = []
-        for _ in range(10):
-            until, count = time.monotonic() + 1, 0
-            while (left := until - time.monotonic()) > 0:
-                count += len(terminal.read(left))
-            rates.append(float(count))
+        # Going there is no progress.
+        terminal.during(3.0)
+        rates = [float(terminal.during(1.0)) for _ in range(10)]
         terminal.close()
         return rates
     finally:

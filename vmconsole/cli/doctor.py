@@ -59,6 +59,7 @@ def _look(services: Services, output: Output) -> list[Finding]:
         here.append(_none("hosts", "vmconsole host add kvm1 root@kvm1.example"))
     if not config.repositories:
         here.append(_none("repositories", "vmconsole repo init main /srv/backup/vms --passphrase-file FILE"))
+    here += findings.of_units(services)
     channels = findings.of_channels(services)
     return [*here, *(finding for each in (*hosts, *repositories, channels) for finding in each)]
 

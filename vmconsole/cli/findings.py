@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmconsole.cli.output import Output
+from vmconsole.cli.unit_files import outdated
 from vmconsole.errors import EXIT_DONE, EXIT_FAILED, VmconsoleError
 from vmconsole.front.parallel import together
 from vmconsole.front.services import Services
@@ -62,6 +63,23 @@ def of_channels(services: Services) -> list[Finding]:
         else:
             found.append(Check(name, ok=True))
     return [Finding("alerts", check) for check in found]
+
+
+def of_units(services: Services) -> list[Finding]:
+    """systemd units that the configuration has outgrown; nothing where there are none, or all are as they should be."""
+    return [
+        Finding(
+            "this machine",
+            Check(
+                "systemd",
+                ok=False,
+                detail=f"{path} is from before the configuration was changed; the service lacks what came since",
+                remedy=f"Renew it: {command}",
+                warning=True,
+            ),
+        )
+        for path, command in outdated(services.config)
+    ]
 
 
 def show(findings: Sequence[Finding], output: Output) -> None:

@@ -98,6 +98,28 @@ def is_ours(text: str) -> bool:
     return first == _MARK + _checksum(rest)
 
 
+def outdated(config: Config) -> list[tuple[Path, str]]:
+    """Services of ours for this configuration that its changes have left behind, and the command that renews each.
+
+    To a repository added since, such a service may not write. Of one that was edited nothing is known.
+    """
+    places = [(user_folder(), True, " --user")]
+    if os.geteuid() == 0:
+        places.append((SYSTEM_FOLDER, False, ""))
+    found = []
+    for folder, user, option in places:
+        path = folder / SERVICE
+        try:
+            there = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        if not is_ours(there) or _argument(str(config.path)) not in there:
+            continue
+        if there != render(values_of(config, user=user), user=user)[SERVICE]:
+            found.append((path, f"vmconsole init --systemd{option}"))
+    return found
+
+
 def environment_secrets(config: Config) -> list[str]:
     """Environment variables that hold secrets: those of a shell are not there when systemd starts us."""
     return sorted({secret.env for secret in _secrets(config) if secret.env})

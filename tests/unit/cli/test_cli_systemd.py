@@ -234,3 +234,41 @@ def test_secrets_from_the_environment_are_warned_of(world, systemd):
         world.config.read_text().replace('encryption = "none"', 'passphrase = { env = "BORG_SECRET" }')
     )
     assert "$BORG_SECRET is not set where systemd" in world.call("init", "--systemd", "--dry-run").err
+
+
+# --- what doctor says of them -------------------------------------------------------------------
+
+
+def _of_systemd(world):
+    found = world.call("doctor", "--json").document["checks"]
+    return [check for check in found if check["name"] == "systemd"]
+
+
+@pytest.mark.parametrize("user", [False, True])
+def test_doctor_names_a_service_that_the_configuration_has_outgrown(world, systemd, monkeypatch, user):
+    monkeypatch.setattr(unit_files, "SYSTEM_FOLDER", systemd.folder)
+    scope = ["--user"] if user else []
+    assert _of_systemd(world) == []
+    world.call("init", "--systemd", *scope)
+    assert _of_systemd(world) == []
+    secret = 'passphrase = { credential = "main" }\nencryption = "repokey-blake2"'
+    world.config.write_text(world.config.read_text().replace('encryption = "none"', secret))
+    (said,) = _of_systemd(world)
+    assert said["warning"]
+    assert said["remedy"] == f"Renew it: vmconsole init --systemd{' --user' if user else ''}"
+    world.call("init", "--systemd", *scope)
+    assert _of_systemd(world) == []
+
+
+def test_doctor_says_nothing_of_a_service_that_was_edited_or_is_of_another_configuration(
+    world, systemd, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(unit_files, "SYSTEM_FOLDER", systemd.folder)
+    world.call("init", "--systemd")
+    service = systemd.folder / SERVICE
+    ours = service.read_text()
+    service.write_text(ours + "# mine\n")
+    assert _of_systemd(world) == []
+    for name, text in render(USUAL, user=False).items():
+        (systemd.folder / name).write_text(text)
+    assert _of_systemd(world) == []

@@ -714,3 +714,19 @@ def test_the_host_knows_the_way_to_both(node: FakeNode) -> None:
     die(target)
     assert "Removed" in host.clean(node.journal.only())
     assert not node.has()
+
+
+def test_a_preview_has_the_notes_and_makes_nothing(node: FakeNode) -> None:
+    host = ProxmoxHost(node.nodes, ProxmoxSettings())
+    notes = host.preview(make_point(**SIZES), FILES, GuestRestore("copy"), node.context)
+    assert any("hostpci0" in note for note in notes)
+    assert not node.has()
+    assert not node.journal.count
+    made = {"qm", "qmrestore", "pct", "pvesm"}
+    assert not [words for words in node.commands if words[0] in made]
+
+
+def test_a_preview_refuses_what_a_restore_would(node: FakeNode) -> None:
+    host = ProxmoxHost(node.nodes, ProxmoxSettings())
+    with pytest.raises(GuestExists, match="web"):
+        host.preview(make_point(scsi0=MIB), FILES, GuestRestore("web"), node.context)
