@@ -67,6 +67,11 @@ def of_channels(services: Services) -> list[Finding]:
 
 def of_units(services: Services) -> list[Finding]:
     """systemd units that the configuration has outgrown; nothing where there are none, or all are as they should be."""
+    try:
+        left_behind = outdated(services.config)
+    except VmconsoleError as error:
+        check = Check("systemd", ok=False, detail=error.message, remedy=error.hint)
+        return [Finding("this machine", check, error.exit_code)]
     return [
         Finding(
             "this machine",
@@ -78,7 +83,7 @@ def of_units(services: Services) -> list[Finding]:
                 warning=True,
             ),
         )
-        for path, command in outdated(services.config)
+        for path, command in left_behind
     ]
 
 

@@ -102,6 +102,7 @@ def outdated(config: Config) -> list[tuple[Path, str]]:
     """Services of ours for this configuration that its changes have left behind, and the command that renews each.
 
     To a repository added since, such a service may not write. Of one that was edited nothing is known.
+    Raises ConfigError as render() does.
     """
     places = [(user_folder(), True, " --user")]
     if os.geteuid() == 0:
@@ -113,7 +114,7 @@ def outdated(config: Config) -> list[tuple[Path, str]]:
             there = path.read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        if not is_ours(there) or _argument(str(config.path)) not in there:
+        if not is_ours(there) or f"--config {_argument(str(config.path))} " not in there:
             continue
         if there != render(values_of(config, user=user), user=user)[SERVICE]:
             found.append((path, f"vmconsole init --systemd{option}"))

@@ -272,3 +272,12 @@ def test_doctor_says_nothing_of_a_service_that_was_edited_or_is_of_another_confi
     for name, text in render(USUAL, user=False).items():
         (systemd.folder / name).write_text(text)
     assert _of_systemd(world) == []
+
+
+def test_doctor_goes_on_when_no_service_can_start_this_program(world, systemd, monkeypatch):
+    monkeypatch.setattr(unit_files, "SYSTEM_FOLDER", systemd.folder)
+    world.call("init", "--systemd")
+    monkeypatch.setattr(unit_files, "program", lambda: ['/opt/my "tools"/vmconsole'])
+    (said,) = _of_systemd(world)
+    assert not said["warning"]
+    assert said["remedy"] == "Install vmconsole in another folder."
