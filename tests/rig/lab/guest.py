@@ -204,6 +204,10 @@ class Guest:
         if words[0] in {"real", "fake", "wake"}:
             wait_for(self.agent_answers, f"the agent of {self.name}", 60)
 
+    def freeze_asked(self) -> bool:
+        """Whether a freeze has arrived at the fake agent since it was started."""
+        return "yes" in self.sh("[ -e /run/freeze-asked ] && echo yes; true")
+
     def agent_hang(self) -> None:
         """Stop the agent's process: the channel stays connected, nothing answers."""
         self.agent_program("hang")
