@@ -206,7 +206,7 @@ class Guest:
 
     def freeze_asked(self) -> bool:
         """Whether a freeze has arrived at the fake agent since it was started."""
-        return "yes" in self.sh("[ -e /run/freeze-asked ] && echo yes; true")
+        return "yes" in self.sh("[ -e /var/run/freeze-asked ] && echo yes; true")
 
     def agent_hang(self) -> None:
         """Stop the agent's process: the channel stays connected, nothing answers."""

@@ -1,7 +1,7 @@
 /*
  * speaks enough of the guest agent protocol for libvirt, and misbehaves on request:
  *   freeze-delay=S   wait before freezing          freeze=ok|hang|error
- *   (whatever is asked for: /run/freeze-asked is there once a freeze has been asked for)
+ *   (whatever is asked for: /var/run/freeze-asked is there once a freeze has been asked for)
  *   freeze-when=FILE freeze once FILE is there, deaf to what was asked meanwhile; then FILE is gone
  *   thaw-delay=S     wait before thawing           thaw=ok|hang|error|silent (thaws, never answers)
  *   freeze-real=0|1  really freeze (default 1)
@@ -73,7 +73,7 @@ static void answer(int port, const char *line, int argc, char **argv)
         reply(port, is_frozen ? "{\"return\":\"frozen\"}\n" : "{\"return\":\"thawed\"}\n");
     } else if (strstr(line, "\"guest-fsfreeze-freeze")) {
         const char *how = option(argc, argv, "freeze", "ok");
-        close(open("/run/freeze-asked", O_WRONLY | O_CREAT, 0644));
+        close(open("/var/run/freeze-asked", O_WRONLY | O_CREAT, 0644));
         sleep((unsigned)atoi(option(argc, argv, "freeze-delay", "0")));
         const char *awaited = option(argc, argv, "freeze-when", "");
         if (*awaited) {
