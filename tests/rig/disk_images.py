@@ -90,13 +90,13 @@ def _in_pieces(top: Path, rng: random.Random) -> None:
 
 
 def _fill_unix(top: Path, rng: random.Random) -> None:
-    os.symlink("etc/hostname", top / "link")
-    os.symlink("/etc", top / "absolute")
-    os.symlink("x" * 200, top / "long link")
+    (top / "link").symlink_to("etc/hostname")
+    (top / "absolute").symlink_to("/etc")
+    (top / "long link").symlink_to("x" * 200)
     os.link(top / "etc/hostname", top / "etc/another name")
     os.mkfifo(top / "pipe", 0o640)
     os.mknod(top / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    os.chmod(top / "large", 0o4751)
+    (top / "large").chmod(0o4751)
     os.chown(top / "large", 70000, 123)
     (top / os.fsdecode(BYTES_NAME)).write_text("bytes")
     os.utime(top / "empty", ns=(0, -86400 * 10**9))
@@ -145,7 +145,7 @@ def seen_by_kernel(top: Path, largest: int = 64 * MIB) -> dict[str, Seen]:
             found[str(path.relative_to(top))] = Seen(
                 kind, facts.st_size if kind in ("file", "link") else 0, facts.st_mtime_ns / 1e9,
                 stat.S_IMODE(facts.st_mode), facts.st_uid, facts.st_gid,
-                os.readlink(path) if kind == "link" else "", content, facts.st_nlink,
+                str(path.readlink()) if kind == "link" else "", content, facts.st_nlink,
             )  # fmt: skip
     return found
 

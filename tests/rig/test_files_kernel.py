@@ -41,7 +41,9 @@ def opened(*images: Path):  # type: ignore[no-untyped-def]
     return open_files(LocalMachine(), disks)
 
 
-def seen_by_us(files: GuestFiles, volume: str = "", top: str = "/", skip: Sequence[str] = ()) -> dict[str, Seen]:
+def seen_by_us(
+    files: GuestFiles, volume: str = "", top: str = "/", skip: Sequence[str] = ()
+) -> dict[str, Seen]:
     found: dict[str, Seen] = {}
     folders = [top]
     while folders:
@@ -90,7 +92,9 @@ def test_what_the_kernel_shows(which: str, tmp_path: Path) -> None:
     image = blank(tmp_path / "disk", 320 * MIB)
     run(*UNIX[which], image)
     kind, _, compression = which.partition(" ")
-    options = ["-o", f"loop,compress-force={compression}"] if kind == "btrfs" and compression else ["-o", "loop"]
+    options = (
+        ["-o", f"loop,compress-force={compression}"] if kind == "btrfs" and compression else ["-o", "loop"]
+    )
     with mounted(image, tmp_path / "m", *options) as top:
         fill(top)
     with mounted(image, tmp_path / "m", "-o", "loop,ro") as top:
@@ -199,7 +203,9 @@ def fill_fat(image: Path, source: Path, *, small: bool) -> dict[str, Seen]:
     run("env", "TZ=UTC", "LC_ALL=C.UTF-8", "mcopy", "-s", "-m", "-Q", "-i", image, *source.iterdir(), "::")
     # What comes later goes into the gaps, in pieces.
     gaps = [source / f"many/file {number}" for number in range(1, 290, 6)]
-    run("env", "LC_ALL=C.UTF-8", "mdel", "-i", image, *(f"::/many/{gap.name}" for gap in gaps if gap.exists()))
+    run(
+        "env", "LC_ALL=C.UTF-8", "mdel", "-i", image, *(f"::/many/{gap.name}" for gap in gaps if gap.exists())
+    )
     for gap in gaps:
         gap.unlink(missing_ok=True)
     (source / "pieces").write_bytes(os.urandom(300 * 1024))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from vmconsole.errors import FilesUnreadable, HostError, HostUnreachable, PathNotFound
 from vmconsole.guestfs.wire import BYTES, HEADER, MAX_FRAME, document, frame, opened
@@ -16,12 +16,17 @@ from vmconsole.remote.machine import Machine, Process
 
 PATIENCE = 60.0
 """Seconds that the parser may take for one request, without the time that its bytes take to come."""
-_HINT = "Restore the disk to a file, and look inside with guestmount or by mounting it: vmconsole restore --help"
+_HINT = (
+    "Restore the disk to a file, and look inside with guestmount or by mounting it: vmconsole restore --help"
+)
+_T = TypeVar("_T")
 _KINDS = {kind.value for kind in FileKind}
 
 
 @contextmanager
-def open_files(machine: Machine, disks: Mapping[str, DiskReader], patience: float = PATIENCE) -> Iterator[GuestDisks]:
+def open_files(
+    machine: Machine, disks: Mapping[str, DiskReader], patience: float = PATIENCE
+) -> Iterator[GuestDisks]:
     """machine: this one. Raises FilesUnreadable, and what reading a disk raises."""
     files = GuestDisks(machine, disks, patience)
     try:
@@ -50,37 +55,39 @@ class GuestDisks:
         self._buffer.clear()
         self._process = self._machine.start([sys.executable, "-P", "-m", "vmconsole.guestfs.worker"])
         disks = [{"id": name, "size": reader.size} for name, reader in self._disks.items()]
-        (answer,) = [found for found in self._request({"op": "open", "disks": disks}) if isinstance(found, dict)]
-        self._volumes = tuple(_volume(found) for found in answer["volumes"])
+        request = {"op": "open", "disks": disks}
+        self._volumes = tuple(
+            self._request(request, lambda answer: [_volume(one) for one in answer["volumes"]])
+        )
 
     def entry(self, volume: str, path: str, *, follow: bool = False) -> FileEntry:
         request = {"op": "stat", "volume": volume, "path": path, "follow": follow}
-        (answer,) = [found for found in self._ask(request) if isinstance(found, dict)]
-        return _entry({"name": path.rstrip("/").rpartition("/")[2] or "/", **answer["entry"]})
+        name = path.rstrip("/").rpartition("/")[2] or "/"
+        (entry,) = self._ask(request, lambda answer: [_entry({"name": name, **answer["entry"]})])
+        return entry
 
     def entries(self, volume: str, path: str) -> Iterator[FileEntry]:
-        for found in self._ask({"op": "list", "volume": volume, "path": path}):
-            if isinstance(found, dict):
-                yield from (_entry(fields) for fields in found["entries"])
+        request = {"op": "list", "volume": volume, "path": path}
+        yield from self._ask(request, lambda answer: [_entry(fields) for fields in answer["entries"]])
 
     def read(self, volume: str, path: str, offset: int, length: int) -> Iterator[bytes]:
         request = {"op": "read", "volume": volume, "path": path, "offset": offset, "length": length}
-        for found in self._ask(request):
-            if isinstance(found, bytes):
-                yield found
+        yield from self._ask(request, _no_documents)
 
     def close(self) -> None:
         if self._process is not None:
             self._process.close()
             self._process = None
 
-    def _ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any] | bytes]:
+    def _ask(self, request: dict[str, Any], take: Callable[[dict[str, Any]], Iterable[_T]]) -> Iterator[_T]:
         if self._process is None:
             self.start()
-        yield from self._request(request)
+        yield from self._request(request, take)
 
-    def _request(self, request: dict[str, Any]) -> Iterator[dict[str, Any] | bytes]:
-        """What is answered, but for what it asks, until its end."""
+    def _request(
+        self, request: dict[str, Any], take: Callable[[dict[str, Any]], Iterable[_T]]
+    ) -> Iterator[_T]:
+        """What take makes of the answers, until their end. Bytes are answers as they are."""
         ended = False
         left = self._patience
         try:
@@ -90,7 +97,7 @@ class GuestDisks:
                 letter, content = self._frame(left)
                 left -= time.monotonic() - began
                 if letter == BYTES:
-                    yield content
+                    yield cast("_T", content)
                     continue
                 answer = document(content)
                 if "ask" in answer:
@@ -102,7 +109,7 @@ class GuestDisks:
                     ended = True
                     return
                 else:
-                    yield answer
+                    yield from list(take(answer))
         except TimeoutError as error:
             raise FilesUnreadable(
                 f"The file system was not read within {self._patience:g} s; it may be damaged.", hint=_HINT
@@ -115,7 +122,12 @@ class GuestDisks:
 
     def _serve(self, ask: Any) -> None:
         disk, offset, length = ask
-        if not isinstance(offset, int) or not isinstance(length, int) or not 0 < length <= MAX_FRAME or offset < 0:
+        if (
+            not isinstance(offset, int)
+            or not isinstance(length, int)
+            or not 0 < length <= MAX_FRAME
+            or offset < 0
+        ):
             raise ValueError("an impossible piece of a disk")
         found = self._disks[disk].read_at(offset, length)
         self._send(frame(found + bytes(length - len(found))))
@@ -151,6 +163,10 @@ class GuestDisks:
         process, self._process = self._process, None
         if process is not None:
             process.kill() if hasattr(process, "kill") else process.close()
+
+
+def _no_documents(_: dict[str, Any]) -> Iterable[bytes]:
+    raise ValueError("a document among a file's bytes")
 
 
 def _error(answer: dict[str, Any], request: dict[str, Any]) -> PathNotFound | FilesUnreadable:

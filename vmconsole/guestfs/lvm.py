@@ -17,7 +17,7 @@ _MOST_RUNS = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Logical:
-    """first: the physical volume, by its place, that it begins on. stream: None where it cannot be read; note says why."""
+    """first: the place of the physical volume that it begins on. stream: None where it cannot be read; see note."""
 
     group: str
     name: str
@@ -39,7 +39,9 @@ class LogicalVolumes:
             try:
                 self._read(number, stream, groups, places)
             except Exception as error:  # noqa: BLE001 - hostile metadata may break anything
-                self.notes[number] = f"Its metadata cannot be read: {(str(error) or type(error).__name__)[:200]}."
+                self.notes[number] = (
+                    f"Its metadata cannot be read: {(str(error) or type(error).__name__)[:200]}."
+                )
         for group in groups.values():
             self.volumes += _Group(group, physical, places).logical()
 
@@ -72,7 +74,11 @@ class _Group:
         self._streams = physical
 
     def logical(self) -> list[Logical]:
-        return [self._one(volume) for volume in self._volumes.values() if volume.is_visible and volume.type != "thin-pool"]
+        return [
+            self._one(volume)
+            for volume in self._volumes.values()
+            if volume.is_visible and volume.type != "thin-pool"
+        ]
 
     def _one(self, volume: Any) -> Logical:
         size = sum(segment.extent_count for segment in volume.segments) * self._extent

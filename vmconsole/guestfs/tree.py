@@ -44,7 +44,7 @@ class NotAFolder(LookupError):
 
 
 class _Folders:
-    """The names in the folders that ways led through last: whoever reads a folder file by file asks for each of them."""
+    """The names in the folders that ways led through last: who reads a folder file by file asks for each of them."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, tuple[Any, dict[str, Any]]] = OrderedDict()
@@ -63,7 +63,9 @@ class _Folders:
             return names[name]
         found = _scan(fs, node, name) if len(names) >= _NAMES_KEPT else None
         if found is None and fs.folds:
-            return next((child for other, child in names.items() if other.casefold() == name.casefold()), None)
+            return next(
+                (child for other, child in names.items() if other.casefold() == name.casefold()), None
+            )
         return found
 
     @staticmethod
@@ -110,13 +112,17 @@ class Tree:
         if volume:
             for found in self._found:
                 if found.volume.name == volume and found.opened is not None:
-                    return _Walk({"/": (Place(found.opened, found.opened.root), found.volume.name)}, self._folders)
+                    return _Walk(
+                        {"/": (Place(found.opened, found.opened.root), found.volume.name)}, self._folders
+                    )
             raise Missing(volume)
         if "/" in self._mounts:
             return _Walk(self._mounts, self._folders)
         tops = {f"/{found.volume.name}": found for found in self._found if found.opened is not None}
         mounts = {
-            path: (Place(found.opened, found.opened.root), found.volume.name) for path, found in tops.items() if found.opened
+            path: (Place(found.opened, found.opened.root), found.volume.name)
+            for path, found in tops.items()
+            if found.opened
         }
         return _Walk({"/": (Place(None), ""), **mounts}, self._folders)
 
@@ -158,7 +164,7 @@ class _Walk:
         mounted = self._mounted_in(here) if here is not None else {}
         if place.fs is not None:
             for name, node in place.fs.children(place.node):
-                yield name, mounted.pop(name, None) or Place(place.fs, node)
+                yield name, mounted.pop(name) if name in mounted else Place(place.fs, node)
         yield from mounted.items()
 
     def _mounted_in(self, path: str) -> dict[str, Place]:
@@ -196,8 +202,10 @@ def _mounts(found: Sequence[Found]) -> dict[str, tuple[Place, str]]:
     root = _root(found)
     if root is None:
         readable = [one for one in found if one.opened is not None]
-        windows = [one for one in readable if one.opened and _has(one.opened, "windows")]
-        only = windows if len(windows) == 1 else readable
+        systems = [
+            one for one in readable if one.opened and (_has(one.opened, "windows") or _has(one.opened, "etc"))
+        ]
+        only = systems if len(systems) == 1 else readable
         if len(only) == 1 and only[0].opened is not None:
             return {"/": (Place(only[0].opened, only[0].opened.root), only[0].volume.name)}
         return {}
@@ -243,7 +251,9 @@ def _lines(fstab: str) -> Iterator[tuple[str, str, str]]:
     for line in fstab.splitlines():
         words = line.split()
         if len(words) >= 3 and not words[0].startswith("#"):
-            device, path = (re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), word) for word in words[:2])
+            device, path = (
+                re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), word) for word in words[:2]
+            )
             yield device, path, words[3] if len(words) > 3 else ""
 
 

@@ -77,7 +77,13 @@ def _pieces(disk: str, stream: Stream) -> Iterator[_Piece]:
     for partition in partitions:
         if not isinstance(partition.type, int) or partition.type not in (0x05, 0x0F, 0x85, 0xEE):
             part = Part(stream, partition.offset, partition.size)
-            yield _Piece(_numbered(disk, partition.number), disk, part, _partition_ids(partition), str(partition.type_str or ""))
+            yield _Piece(
+                _numbered(disk, partition.number),
+                disk,
+                part,
+                _partition_ids(partition),
+                str(partition.type_str or ""),
+            )
 
 
 def _with_large_sectors(stream: Stream) -> list[Any]:
@@ -117,7 +123,13 @@ def _logical(physical: list[_Piece]) -> list[Found]:
         mapper = f"/dev/mapper/{logical.group.replace('-', '--')}-{logical.name.replace('-', '--')}"
         ids = (f"/dev/{logical.group}/{logical.name}", mapper)
         if logical.stream is None:
-            found.append(Found(Volume(name, disk, "unknown", logical.size, note=logical.note), Part(physical[0].stream, 0, 0), ids))
+            found.append(
+                Found(
+                    Volume(name, disk, "unknown", logical.size, note=logical.note),
+                    Part(physical[0].stream, 0, 0),
+                    ids,
+                )
+            )
         else:
             found.append(_look(_Piece(name, disk, logical.stream, ids)))
     return found
@@ -158,7 +170,10 @@ def _swap_ids(kind: str, stream: Stream) -> tuple[str, ...]:
 
 def _is_physical_volume(stream: Stream) -> bool:
     start = stream.read_at(0, 2048)
-    return any(start[at : at + 8] == b"LABELONE" and start[at + 24 : at + 32] == b"LVM2 001" for at in range(0, 2048, 512))
+    return any(
+        start[at : at + 8] == b"LABELONE" and start[at + 24 : at + 32] == b"LVM2 001"
+        for at in range(0, 2048, 512)
+    )
 
 
 def _ext(stream: Stream) -> FileSystem:
@@ -210,7 +225,12 @@ KINDS = (
     _Kind("fat", 82, b"FAT32   ", _fat, also={510: b"\x55\xaa"}),
     _Kind("swap", 4086, b"SWAPSPACE2"),
     _Kind("swap", 65526, b"SWAPSPACE2"),
-    _Kind("zfs", 128 * 1024, struct.pack("<Q", 0x00BAB10C), note="ZFS is not read here: restore the disk to look inside."),
+    _Kind(
+        "zfs",
+        128 * 1024,
+        struct.pack("<Q", 0x00BAB10C),
+        note="ZFS is not read here: restore the disk to look inside.",
+    ),
     _Kind("raid", 4096, b"\xfc\x4e\x2b\xa9", note="Part of a Linux RAID, which is not put together here."),
     _Kind("raid", 0, b"\xfc\x4e\x2b\xa9", note="Part of a Linux RAID, which is not put together here."),
 )

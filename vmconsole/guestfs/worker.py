@@ -31,7 +31,9 @@ _PIECE = 1024 * 1024
 class Worker:
     """receive, send: whole frames' contents."""
 
-    def __init__(self, receive: Callable[[], tuple[int, bytes]], send: Callable[[bytes | dict[str, Any]], None]) -> None:
+    def __init__(
+        self, receive: Callable[[], tuple[int, bytes]], send: Callable[[bytes | dict[str, Any]], None]
+    ) -> None:
         self._receive = receive
         self._send = send
         self._tree = Tree([])
@@ -74,7 +76,9 @@ class Worker:
         devices = {disk["id"]: Device(disk["size"], ask_for(disk["id"])) for disk in disks}
         self._tree = Tree(find_volumes(devices))
         fields = ("name", "disk", "kind", "size", "label", "uuid", "readable", "mounted", "note")
-        self._send({"volumes": [{name: getattr(one, name) for name in fields} for one in self._tree.volumes()]})
+        self._send(
+            {"volumes": [{name: getattr(one, name) for name in fields} for one in self._tree.volumes()]}
+        )
 
     def _list(self, volume: str, path: str) -> None:
         children = self._tree.children(volume, path)
@@ -108,7 +112,11 @@ def _facts(place: Place) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - as above
-        return {"kind": FileKind.UNREADABLE.value, "target": "", "why": (str(error) or type(error).__name__)[:200]}
+        return {
+            "kind": FileKind.UNREADABLE.value,
+            "target": "",
+            "why": (str(error) or type(error).__name__)[:200],
+        }
 
 
 def limit_seconds() -> None:

@@ -37,4 +37,6 @@ class GuestFiles(Protocol):
 class FileParser(Protocol):
     """Opens the disks of a restore point. disks: by their ids, in the guest's order."""
 
-    def __call__(self, disks: Mapping[str, DiskReader]) -> AbstractContextManager[GuestFiles, bool | None]: ...
+    def __call__(
+        self, disks: Mapping[str, DiskReader]
+    ) -> AbstractContextManager[GuestFiles, bool | None]: ...

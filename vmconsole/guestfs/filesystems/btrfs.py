@@ -86,4 +86,4 @@ class Btrfs:
 def _seconds(stamp: Any) -> float:
     """Signed, though dissect.btrfs 1.10 takes them for unsigned."""
     seconds = stamp.sec - (1 << 64) if stamp.sec >= 1 << 63 else stamp.sec
-    return float(seconds) + stamp.nsec / 1e9
+    return float(seconds) + float(stamp.nsec) / 1e9

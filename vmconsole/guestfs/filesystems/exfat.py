@@ -97,7 +97,12 @@ class ExFat:
         valid, _, cluster, size = struct.unpack_from("<QIIQ", stream, 8)
         folder = bool(attributes & _FOLDER)
         return _Node(
-            cluster, size, size if folder else min(valid, size), folder, bool(stream[1] & _IN_ONE_PIECE), _seconds(entry)
+            cluster,
+            size,
+            size if folder else min(valid, size),
+            folder,
+            bool(stream[1] & _IN_ONE_PIECE),
+            _seconds(entry),
         )
 
     def _stream(self, node: _Node) -> Stream:

@@ -49,7 +49,11 @@ class Ext:
                 made = ExtFS(self._blocks)
                 self.note = "Its journal was applied while reading, as at the guest's next start."
         self._fs, self._block = made, made.block_size
-        self.kind = {2: "ext2", 3: "ext3", 4: "ext4"}.get(made.type, "ext") if isinstance(made.type, int) else str(made.type).lower()
+        self.kind = (
+            {2: "ext2", 3: "ext3", 4: "ext4"}.get(made.type, "ext")
+            if isinstance(made.type, int)
+            else str(made.type).lower()
+        )
         self.label = made.volume_name
         self.uuid = str(made.uuid)
 
@@ -160,7 +164,12 @@ class Ext:
         """The twelve direct blocks, then one to three levels of blocks that hold the numbers of blocks."""
         runs: list[Run] = []
         left = count
-        for level, number in [*((0, direct) for direct in pointers[:12]), (1, pointers[12]), (2, pointers[13]), (3, pointers[14])]:
+        for level, number in [
+            *((0, direct) for direct in pointers[:12]),
+            (1, pointers[12]),
+            (2, pointers[13]),
+            (3, pointers[14]),
+        ]:
             if left <= 0:
                 break
             left -= self._indirect(number, level, left, runs)
@@ -168,8 +177,8 @@ class Ext:
 
     def _indirect(self, number: int, level: int, left: int, runs: list[Run]) -> int:
         """Add what a pointer leads to; returns how many blocks of the file that is."""
-        each = self._block // 4
-        covers = min(left, each**level)
+        each: int = self._block // 4
+        covers: int = min(left, each**level)
         if number == 0:
             runs.append(Run(covers * self._block))
             return covers
@@ -190,7 +199,7 @@ def _seconds(inode: Any, *, large: bool) -> float:
     if not large or inode.i_extra_isize < 8:
         return float(seconds)
     extra = inode.i_mtime_extra
-    return float(seconds + ((extra & 3) << 32)) + (extra >> 2) / 1e9
+    return float(seconds + ((extra & 3) << 32)) + float(extra >> 2) / 1e9
 
 
 def _as_block(names: bytes, block: int) -> bytes:

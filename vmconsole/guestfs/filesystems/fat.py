@@ -86,7 +86,11 @@ def _name(node: Any) -> str:
         return str(node.name)
     base, dot, extension = str(node.name).partition(".")
     case = node.dirent.DIR_NTRes
-    return (base.lower() if case & _SMALL_BASE else base) + dot + (extension.lower() if case & _SMALL_EXTENSION else extension)
+    return (
+        (base.lower() if case & _SMALL_BASE else base)
+        + dot
+        + (extension.lower() if case & _SMALL_EXTENSION else extension)
+    )
 
 
 def _seconds(node: Any) -> float | None:

@@ -117,4 +117,7 @@ class _Log:
         (used,) = struct.unpack_from(">I", content, 12)
         form = ">Q" if self._features & _64BIT else ">I"
         step = struct.calcsize(form)
-        return [struct.unpack_from(form, content, at)[0] for at in range(16, min(used, self._size) - step + 1, step)]
+        return [
+            struct.unpack_from(form, content, at)[0]
+            for at in range(16, min(used, self._size) - step + 1, step)
+        ]

@@ -115,4 +115,4 @@ def _seconds(node: Any) -> float:
     seconds, nanoseconds = divmod(node.mtime_ns, 10**9)
     if not node._has_bigtime() and seconds >= 1 << 31:
         seconds -= 1 << 32
-    return float(seconds) + nanoseconds / 1e9
+    return float(seconds) + float(nanoseconds) / 1e9
