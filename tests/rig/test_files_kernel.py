@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,3 +218,145 @@ def fill_fat(image: Path, source: Path, *, small: bool) -> dict[str, Seen]:
         path: replace(seen, changed=ours[path].changed) if seen.kind == "folder" and path in ours else seen
         for path, seen in there.items()
     }
+
+
+# --- partitions and volume managers ----------------------------------------------------------------
+
+DISKS_WITH_TABLES = {
+    "gpt": "label: gpt\nsize=64MiB, name=boot\nsize=96MiB, type=S\nsize=64MiB\n",
+    "mbr": "label: dos\nsize=64MiB\nsize=32MiB, type=82\nsize=140MiB, type=5\nd5: size=32MiB\nd6: size=64MiB\n",
+}
+
+
+@pytest.mark.parametrize("table", DISKS_WITH_TABLES)
+def test_partitions_are_named_as_the_kernel_does(table: str, tmp_path: Path) -> None:
+    image = blank(tmp_path / "disk", 300 * MIB)
+    subprocess.run(["sfdisk", "-q", image], input=DISKS_WITH_TABLES[table].encode(), check=True)
+    rows = [line.split() for line in run("sfdisk", "-l", "-o", "Device,Start,Sectors", image).splitlines()]
+    places = {
+        row[0].removeprefix(str(image)): (int(row[1]), int(row[2]))
+        for row in rows
+        if row[:1] and str(image) in row[0]
+    }
+    last = max(places, key=lambda number: places[number][0])
+    for number, tool in {
+        "1": ("mkfs.ext4", "-qF", "-L", "one"),
+        "2": ("mkswap", "-q"),
+        last: ("mkfs.ext2", "-qF"),
+    }.items():
+        start, sectors = places[number]
+        part = blank(tmp_path / "part", sectors * 512)
+        run(*tool, part)
+        if number == "1":
+            with mounted(part, tmp_path / "m", "-o", "loop") as top:
+                (top / "etc").mkdir()
+                device = f"/dev/vda{last}"
+                (top / "etc/fstab").write_text(
+                    f"# a comment\nLABEL=one / ext4 defaults 0 1\n{device} /with\\040space ext2 ro\n"
+                )
+                (top / "with space").mkdir()
+                (top / "with space/hidden").write_text("under the mount")
+        run(
+            "dd", f"if={part}", f"of={image}", "bs=512", f"seek={start}", "conv=notrunc,sparse", "status=none"
+        )
+    with opened(image) as files:
+        kinds = {volume.name: (volume.kind, volume.mounted) for volume in files.volumes}
+        assert kinds["vda1"] == ("ext4", "/")
+        assert kinds["vda2"] == ("swap", "")
+        assert kinds[f"vda{last}"] == ("ext2", "/with space")
+        assert [entry.name for entry in files.entries("", "/with space")] == ["lost+found"]
+
+
+@pytest.mark.parametrize("layout", ["linear", "striped"])
+def test_logical_volumes(layout: str, tmp_path: Path) -> None:
+    """LVM's own tools lay the volume out; not every kernel maps it, so its bytes are put in their places here."""
+    images = [blank(tmp_path / f"disk{number}", 200 * MIB) for number in range(2)]
+    with ExitStack() as stack:
+        devices = [stack.enter_context(loop(image)) for image in images]
+        only = ",".join(f'"a|^{device}$|"' for device in devices)
+        config = f'devices {{ filter=[{only},"r|.*|"] use_devicesfile=0 }} activation {{ udev_sync=0 udev_rules=0 }}'
+        quiet = ("--config", config, "--driverloaded", "n")
+        run("pvcreate", "-q", *quiet, *devices)
+        run("vgcreate", "-q", *quiet, "vg-0", *devices)
+        stripes = ("-i", "2", "-I", "64k") if layout == "striped" else ()
+        how = ("-L", "300m" if stripes else "240m", "-n", "root", *stripes)
+        run("lvcreate", "-q", "-an", "-Zn", "-Wn", *quiet, *how, "vg-0")
+        start = int(
+            run("pvs", "--noheadings", "--nosuffix", "--units", "b", "-o", "pe_start", *quiet, devices[0])
+        )
+        ranges = run("lvs", "--noheadings", "--segments", "-o", "seg_pe_ranges", *quiet, "vg-0/root").split()
+    content = blank(tmp_path / "content", (300 if stripes else 240) * MIB)
+    run("mkfs.ext4", "-qF", content)
+    with mounted(content, tmp_path / "m", "-o", "loop") as top:
+        fill(top)
+    with mounted(content, tmp_path / "m", "-o", "loop,ro") as top:
+        kernel = seen_by_kernel(top, LARGEST)
+    lay_out(content, images, devices, ranges, start, striped=bool(stripes))
+    with opened(*images) as files:
+        names = {volume.name: volume for volume in files.volumes}
+        assert (names["vda"].kind, names["vdb"].kind) == ("lvm", "lvm")
+        assert names["vg-0-root"].readable, names["vg-0-root"].note
+        assert_alike(seen_by_us(files, "vg-0-root"), kernel)
+    with opened(images[0]) as files:
+        (lost,) = [volume for volume in files.volumes if volume.name == "vg-0-root"]
+        assert "not among the disks" in lost.note
+
+
+def lay_out(
+    content: Path, images: list[Path], devices: list[str], ranges: list[str], start: int, *, striped: bool
+) -> None:
+    """ranges: `/dev/loop0:0-59`, the extents of 4 MiB in the order in which they come."""
+    pieces = []
+    for text in ranges:
+        device, _, extents = text.rpartition(":")
+        low, high = map(int, extents.split("-"))
+        pieces.append((images[devices.index(device)], start + low * 4 * MIB, (high - low + 1) * 4 * MIB))
+    with content.open("rb") as source:
+        if striped:
+            each, at = 64 * 1024, 0
+            while block := source.read(each):
+                image, place, _ = pieces[at % 2]
+                put(image, place + at // 2 * each, block)
+                at += 1
+            return
+        for image, place, length in pieces:
+            for offset in range(0, length, MIB):
+                put(image, place + offset, source.read(MIB))
+
+
+def put(image: Path, place: int, content: bytes) -> None:
+    if content.count(0) == len(content):
+        return
+    with image.open("r+b") as file:
+        file.seek(place)
+        file.write(content)
+
+
+def test_what_is_encrypted_or_unknown_is_named(tmp_path: Path) -> None:
+    luks = blank(tmp_path / "luks", 32 * MIB)
+    put(luks, 0, b"LUKS\xba\xbe\0\2")
+    noise = blank(tmp_path / "noise", 8 * MIB)
+    put(noise, 0, os.urandom(MIB))
+    with opened(luks, noise) as files:
+        told = [(volume.kind, volume.readable, volume.note) for volume in files.volumes]
+    assert told[0][:2] == ("encrypted", False)
+    assert told[0][2].startswith("LUKS. It is encrypted")
+    assert told[1] == ("unknown", False, "")
+
+
+def test_subvolumes_are_folders_and_the_root_is_found_in_one(tmp_path: Path) -> None:
+    image = blank(tmp_path / "disk", 200 * MIB)
+    run("mkfs.btrfs", "-q", image)
+    with mounted(image, tmp_path / "m", "-o", "loop") as top:
+        for name in ("@", "@home"):
+            run("btrfs", "subvolume", "create", top / name)
+        (top / "@/etc").mkdir()
+        (top / "@/home").mkdir()
+        label = run("blkid", "-s", "UUID", "-o", "value", image).strip()
+        (top / "@/etc/fstab").write_text(
+            f"UUID={label} / btrfs subvol=@\nUUID={label} /home btrfs subvol=/@home\n"
+        )
+        (top / "@home/mine").write_text("here")
+    with opened(image) as files:
+        assert b"".join(files.read("", "/home/mine", 0, 100)) == b"here"
+        assert sorted(entry.name for entry in files.entries("vda", "/")) == ["@", "@home"]

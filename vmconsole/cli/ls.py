@@ -1,8 +1,8 @@
 """List the files in a restore point, without restoring it.
 
-  vmconsole ls web-01@latest             its volumes: partitions, logical volumes
-  vmconsole ls web-01@latest:/etc        a folder, as the guest itself has it
-  vmconsole ls web-01@-2:vda1:/          a folder of one volume
+  vmconsole ls web-01@latest          its volumes: partitions, logical volumes
+  vmconsole ls web-01@latest:/etc     a folder, as the guest itself has it
+  vmconsole ls web-01@-2:vda1:/       a folder of one volume
 
 Volumes that the guest's fstab mounts are in its tree, too. Nothing is mounted
 here, and no root is needed: the disks are read from the repository, by a

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,16 +74,32 @@ def _pieces(disk: str, stream: Stream) -> Iterator[_Piece]:
     if not partitions:
         yield _Piece(disk, disk, stream)
         return
+    numbers = _numbers(stream, partitions)
     for partition in partitions:
         if not isinstance(partition.type, int) or partition.type not in (0x05, 0x0F, 0x85, 0xEE):
             part = Part(stream, partition.offset, partition.size)
-            yield _Piece(
-                _numbered(disk, partition.number),
-                disk,
-                part,
-                _partition_ids(partition),
-                str(partition.type_str or ""),
-            )
+            name = _numbered(disk, numbers[partition.offset])
+            yield _Piece(name, disk, part, _partition_ids(partition), str(partition.type_str or ""))
+
+
+def _numbers(stream: Stream, partitions: Sequence[Any]) -> dict[int, int]:
+    """By the places where they begin. In an MBR the logical ones count from 5; dissect.volume 3.18 goes on counting."""
+    if not any(isinstance(partition.type, int) for partition in partitions):
+        return {partition.offset: partition.number for partition in partitions}
+    table = stream.read_at(446, 64)
+    primary = {
+        struct.unpack_from("<I", table, 16 * entry + 8)[0] * 512: entry + 1
+        for entry in range(len(table) // 16)
+    }
+    found: dict[int, int] = {}
+    logical = 5
+    for partition in partitions:
+        if partition.offset in primary:
+            found[partition.offset] = primary[partition.offset]
+        else:
+            found[partition.offset] = logical
+            logical += 1
+    return found
 
 
 def _with_large_sectors(stream: Stream) -> list[Any]:

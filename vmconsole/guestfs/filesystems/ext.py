@@ -66,7 +66,8 @@ class Ext:
             raise NotADirectoryError
         typed = bool(self._fs.sb.s_feature_incompat & _FILETYPE)
         content = self._stream(node, folder=True)
-        for start in range(0, content.size, self._block):
+        # A folder has no holes: one that says it is larger than all is broken.
+        for start in range(0, min(content.size, self._blocks.size), self._block):
             yield from self._names(content.read_at(start, self._block), typed=typed)
 
     def _names(self, block: bytes, *, typed: bool) -> Iterator[tuple[str, Any]]:
@@ -180,10 +181,10 @@ class Ext:
         each: int = self._block // 4
         covers: int = min(left, each**level)
         if number == 0:
-            runs.append(Run(covers * self._block))
+            _extend(runs, Run(covers * self._block))
             return covers
         if level == 0:
-            runs.append(Run(self._block, number * self._block, self._blocks))
+            _extend(runs, Run(self._block, number * self._block, self._blocks))
             return 1
         done = 0
         for (child,) in struct.iter_unpack("<I", self._blocks.read_at(number * self._block, self._block)):
@@ -191,6 +192,16 @@ class Ext:
                 break
             done += self._indirect(child, level - 1, left - done, runs)
         return done
+
+
+def _extend(runs: list[Run], more: Run) -> None:
+    """Add a piece; one that follows the last without a gap becomes part of it."""
+    if runs and runs[-1].source is more.source:
+        last = runs[-1]
+        if more.source is None or last.place + last.length == more.place:
+            runs[-1] = Run(last.length + more.length, last.place, last.source)
+            return
+    runs.append(more)
 
 
 def _seconds(inode: Any, *, large: bool) -> float:

@@ -50,7 +50,7 @@ class Xfs:
                     yield child.filename, child
             return
         content = self.open(node)
-        for at in range(0, content.size, self._folder_block):
+        for at in range(0, min(content.size, self._blocks.size), self._folder_block):
             for name, number in self._names(content.read_at(at, self._folder_block)):
                 if name not in (b".", b".."):
                     yield name.decode("utf-8", "surrogateescape"), self._fs.get_inode(number)
