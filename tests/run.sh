@@ -9,7 +9,8 @@ bootstrap "[dev]"
 cd "$checkout"
 RIG_PACKAGES="libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils busybox-static cpio kmod
     qemu-guest-agent linux-image-cloud-$(dpkg --print-architecture 2>/dev/null || echo amd64) openssh-server openssh-client
-    e2fsprogs procps util-linux iproute2 gcc libc6-dev socat perl systemd tmux"
+    e2fsprogs procps util-linux iproute2 gcc libc6-dev socat perl systemd tmux
+    xfsprogs btrfs-progs ntfs-3g dosfstools mtools exfatprogs exfat-fuse fdisk lvm2"
 if is_root && has_apt; then
     # shellcheck disable=SC2086
     install_packages $RIG_PACKAGES

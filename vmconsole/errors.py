@@ -93,6 +93,10 @@ class PointNotFound(UsageError):
     """No restore point, or more than one, answers to that name."""
 
 
+class PathNotFound(UsageError):
+    """A restore point has no such file or folder."""
+
+
 class RepositoryError(VmconsoleError):
     """The Borg repository."""
 
@@ -196,6 +200,10 @@ class OutOfSpace(BackupFailed):
 
 class RestoreFailed(VmconsoleError):
     """A restore could not be carried out."""
+
+
+class FilesUnreadable(RestoreFailed):
+    """A file system inside a disk cannot be read: it is damaged, or of a kind that is not known."""
 
 
 class GuestExists(RestoreFailed):

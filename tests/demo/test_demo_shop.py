@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -191,3 +192,93 @@ def test_a_missing_repository_is_exit_code_10(folder):
 def test_a_used_folder_is_refused(folder, capsys):
     assert main(["demo", "--headless", "--dir", str(folder)]) == 2
     assert "never overwrites" in capsys.readouterr().err
+
+
+# --- files inside ------------------------------------------------------------------------------
+
+
+def test_the_volumes_of_a_guest(document):
+    volumes = document("ls", "web-01@latest")["volumes"]
+    assert [(one["name"], one["kind"], one["label"], one["mounted"]) for one in volumes] == [
+        ("vda1", "ext4", "web-root", "/"),
+        ("vdb", "ext4", "uploads", "/srv/uploads"),
+    ]
+
+
+@pytest.mark.parametrize("place", ["web-01@latest:/etc/", "web-01@latest:vda1:/etc", "web-01@-1:etc/"])
+def test_a_folder_of_a_guest(document, place):
+    entries = {entry["name"]: entry for entry in document("ls", place)["entries"]}
+    assert entries["hostname"]["size"] == 7
+    assert entries["shadow"]["mode"] == 0o600
+    assert entries["localtime"]["target"] == "../usr/share/zoneinfo/Etc/UTC"
+
+
+def test_the_guest_s_tree_goes_on_in_its_other_disks(document):
+    entries = document("ls", "web-01@latest:/srv/uploads/2026")["entries"]
+    assert "scan 0.pdf" in [entry["name"] for entry in entries]
+
+
+def test_a_file_as_it_is(vmconsole):
+    assert vmconsole("cat", "web-01@latest:/etc/hostname") == "web-01\n"
+    # A link is followed as in the guest.
+    assert "<title>Item 3<" in vmconsole("cat", "web-01@latest:/var/www/current/item-003.html")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("ls", "web-01@latest:/nothing/there"), "There is no /nothing."),
+        (("ls", "web-01@latest:vdq:/"), "There is no volume vdq; there are: vda1, vdb."),
+        (("cat", "web-01@latest:/etc"), "/etc is not a file but a folder."),
+        (("cat", "web-01@latest"), "Say which file: POINT:/PATH."),
+        (("ls", "web-01@latest:/etc/hostname/x"), "/etc/hostname is not a folder."),
+        (
+            ("get", "web-01@latest:/etc", "web-01@-1:/etc", "/nowhere"),
+            "All of it must be of one restore point.",
+        ),
+    ],
+)
+def test_what_is_not_there_is_told(folder, capsys, words, sentence):
+    assert main(["--config", str(folder / "config.toml"), *words]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["contract", "to"])
+def test_files_and_folders_are_taken_out(vmconsole, document, tmp_path, form):
+    to = tmp_path / "new"
+    if form == "contract":
+        vmconsole("get", "web-01@latest:/var/www/shop", "web-01@latest:/etc/shadow", str(to))
+    else:
+        vmconsole("get", "web-01@latest", "var/www/shop", "/etc/shadow", "--to", str(to))
+    listed = document("ls", "web-01@latest:/var/www/shop")["entries"]
+    assert sorted(path.name for path in (to / "shop").iterdir()) == sorted(entry["name"] for entry in listed)
+    assert (to / "shadow").stat().st_mode & 0o777 == 0o600
+    assert (to / "shop/item-003.html").read_bytes().startswith(b"<!doctype html>")
+    vmconsole("get", "web-01@latest:/etc/shadow", str(to), code=1)  # nothing is overwritten
+
+
+def test_a_dry_run_of_get_writes_nothing(document, tmp_path):
+    told = document("get", "web-01@latest:/var/www/shop", "-n", str(tmp_path))
+    assert told["members"] > 40
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tar_of_a_folder(folder):
+    argv = [sys.executable, "-m", "vmconsole", "--config", str(folder / "config.toml")]
+    packed = subprocess.run(
+        [*argv, "get", "web-01@latest:/var/www", "-"], capture_output=True, check=True
+    ).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        members = {member.name: member for member in tar}
+        assert members["www/shop/item-000.html"].uid == 33
+        assert members["www/current"].linkname == "shop"
+        content = tar.extractfile("www/shop/item-003.html")
+        assert content is not None
+        assert content.read().startswith(b"<!doctype html>")
+        assert members["www/shop/pictures/03.jpg"].size == 300_003
+
+
+def test_a_container_s_files_are_listed_alike(document, vmconsole):
+    names = [entry["name"] for entry in document("ls", "dns-01@latest:/etc")["entries"]]
+    assert "hostname" in names
+    assert vmconsole("cat", "dns-01@latest:/etc/hostname") == "dns-01\n"

@@ -28,6 +28,8 @@ VERBS = (
     "backup",
     "points",
     "restore",
+    "ls",
+    "cat",
     "get",
     "prune",
     "undo-prune",

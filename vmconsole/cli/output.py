@@ -121,6 +121,10 @@ class Output:
         if not self.json:
             self._stdout.write(text + "\n")
 
+    def content(self, piece: bytes) -> None:
+        """Bytes of a file, as they are. Look at unread before the next piece: nobody may want it any more."""
+        self._stdout.put(piece)
+
     def remedy(self, text: str) -> None:
         """What puts a line of result right; part of the result."""
         self.line(f"  → {self._as_typed(text)}")

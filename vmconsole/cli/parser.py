@@ -56,8 +56,8 @@ class Parser(argparse.ArgumentParser):
             return args
         verb = self.below(args)
         # argparse gives up on a list that options interrupt: `backup web-01 --full db-01`
-        listed = next((a.dest for a in verb._actions if a.nargs == "*" and not a.option_strings), None)
-        if listed is not None and not any(word.startswith("-") for word in rest):
+        listed = next((a.dest for a in verb._actions if a.nargs in ("*", "+") and not a.option_strings), None)
+        if listed is not None and not any(word.startswith("-") and word != "-" for word in rest):
             getattr(args, listed).extend(rest)
             return args
         raise verb.unknown(rest[0])

@@ -31,6 +31,15 @@ class Sturdy:
                 self.lost = error
         return len(text)
 
+    def put(self, content: bytes) -> None:
+        """Bytes as they are, after the text that came before."""
+        self.flush()
+        if self._stream is not None and self.lost is None:
+            try:
+                self._stream.buffer.write(content)
+            except (OSError, ValueError) as error:
+                self.lost = error
+
     def flush(self) -> None:
         if self._stream is not None and self.lost is None:
             try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vmconsole.demo import partition
@@ -67,6 +67,7 @@ def _web(folder: Path) -> Guest:
     with guest.writes() as systems:
         system = systems["vda"]
         base_system(system, "web-01")
+        mount(system, {"/": "web-root", "/srv/uploads": "uploads"})
         for path in ("/var/www", "/var/www/shop", "/var/www/shop/pictures", "/var/log/nginx"):
             system.make_directory(path)
         for number in range(40):
@@ -266,6 +267,16 @@ def base_system(system: FileSystem, name: str) -> None:
     system.write_file("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
     system.write_file("/etc/shadow", b"root:*:20000:0:99999:7:::\n", mode=0o600)
     system.symlink("/etc/localtime", "../usr/share/zoneinfo/Etc/UTC")
+
+
+def mount(system: FileSystem, labels: Mapping[str, str]) -> None:
+    """Say in the guest's fstab what is mounted where. labels: of file systems, by path."""
+    lines = []
+    for path, label in labels.items():
+        if path != "/":
+            system.make_directory(path)
+        lines.append(f"LABEL={label} {path} ext4 defaults 0 2\n")
+    system.write_file("/etc/fstab", "".join(lines).encode())
 
 
 def page(dice: random.Random, number: int) -> bytes:

@@ -38,11 +38,11 @@ class Capability:
 CAPABILITIES = (
     Capability(
         "files",
-        "Taking single files out of a virtual machine's disks",
-        ("ls", "mount", "browse"),
-        "Restore the disks to a folder: vmconsole restore POINT --to FOLDER/\n"
-        "Then look inside: guestmount -a FOLDER/vda.raw -i --ro MOUNTPOINT\n"
-        "A container's files: vmconsole get POINT PATH --to FOLDER",
+        "Browsing the files of a virtual machine's disks in the console",
+        ("mount", "browse"),
+        "List them: vmconsole ls POINT:/\n"
+        "See one: vmconsole cat POINT:/PATH\n"
+        "Take them out: vmconsole get POINT:/PATH FOLDER",
     ),
     Capability(
         "verify",

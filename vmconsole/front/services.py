@@ -15,6 +15,8 @@ from vmconsole.interfaces import (
     Cancel,
     Channel,
     Clock,
+    DiskReader,
+    GuestFiles,
     History,
     HostKey,
     Hypervisor,
@@ -135,6 +137,13 @@ class Services(Protocol):
     def hypervisor(self, host: str) -> Hypervisor: ...
 
     def repository(self, name: str) -> Repository: ...
+
+    def files(self, disks: Mapping[str, DiskReader]) -> AbstractContextManager[GuestFiles, bool | None]:
+        """The files in the disks of a virtual machine, which are read in a process of its own.
+
+        disks: by their ids, in the guest's order; they must stay open meanwhile. Raises FilesUnreadable.
+        """
+        ...
 
     def runner(self, listeners: Sequence[EventSink]) -> Runner: ...
 

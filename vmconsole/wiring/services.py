@@ -12,8 +12,8 @@ import shlex
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +29,8 @@ from vmconsole.interfaces import (
     Cancel,
     Channel,
     Clock,
+    DiskReader,
+    GuestFiles,
     History,
     HostKey,
     Hypervisor,
@@ -151,6 +153,11 @@ class Wiring:
 
     def repository(self, name: str) -> Repository:
         return self._once("repository", name, lambda: self._open_repository(name))
+
+    def files(self, disks: Mapping[str, DiskReader]) -> AbstractContextManager[GuestFiles, bool | None]:
+        from vmconsole.guestfs.client import open_files
+
+        return open_files(self._local, disks)
 
     def runner(self, listeners: Sequence[EventSink]) -> Runner:
         from vmconsole.disks.memory import keep_buffers

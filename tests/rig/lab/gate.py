@@ -19,6 +19,9 @@ _NEEDED = {
     "modprobe": "kmod", "mkfs.ext4": "e2fsprogs", "debugfs": "e2fsprogs", "sshd": "openssh-server",
     "unshare": "util-linux", "nsenter": "util-linux", "pgrep": "procps", "flock": "util-linux",
     "socat": "socat", "perl": "perl",
+    "mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs", "ntfs-3g": "ntfs-3g", "mkfs.vfat": "dosfstools",
+    "mcopy": "mtools", "mkfs.exfat": "exfatprogs", "mount.exfat-fuse": "exfat-fuse",
+    "sfdisk": "fdisk", "lvcreate": "lvm2",
 }  # fmt: skip
 _KERNEL = "linux-image-cloud-amd64"
 

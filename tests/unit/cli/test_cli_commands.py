@@ -425,16 +425,7 @@ def test_a_dry_run_does_not_wait_for_a_backup_to_end(world):
     assert (said.code, said.document["error"]) == (11, "RepositoryLocked")
 
 
-def test_files_of_a_virtual_machine_are_not_taken_out_yet(world):
-    world.call("backup", "web")
-    said = world.call("get", "web@latest", "etc/hosts", "--to", str(world.folder / "new"), "--json")
-    assert said.code == 2
-    assert said.document["message"].endswith("is not in this version.")
-    assert f"vmconsole restore {world.repository.saved[0].archive} --to FOLDER/" in said.document["hint"]
-    assert not (world.folder / "new").exists()
-
-
-@pytest.mark.parametrize("verb", ["ls", "verify", "rollback", "boot", "drill", "copy"])
+@pytest.mark.parametrize("verb", ["mount", "verify", "rollback", "boot", "drill", "copy"])
 def test_what_is_planned_says_what_does_the_job_today(world, verb):
     said = world.call(verb, "web@latest", "--json")
     assert said.code == 2

@@ -26,6 +26,5 @@ def test_every_command_that_does_the_job_today_is_one():
 
 
 def test_the_point_is_named_and_other_words_are_left_alone():
-    told = capability("files").instead_for("a b")
-    assert "restore 'a b' --to" in told
-    assert "MOUNTPOINT" in told
+    told = capability("rollback").instead_for("a b")
+    assert "restore 'a b' --host HOST" in told

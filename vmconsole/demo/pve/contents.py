@@ -13,6 +13,7 @@ from vmconsole.demo.contents import (
     base_system,
     guest_uuid,
     log_lines,
+    mount,
     page,
     partitioned,
     seeded,
@@ -86,6 +87,7 @@ def _crm(folder: Path) -> Vm:
     numbers = seeded("crm-01")
     with guest.writes() as systems:
         base_system(systems["scsi0"], "crm-01")
+        mount(systems["scsi0"], {"/": "crm-root", "/srv/data": "crm-data"})
         systems["scsi0"].make_directory("/srv/crm")
         for number in range(30):
             systems["scsi0"].write_file(f"/srv/crm/report-{number:02}.html", page(numbers, number))
