@@ -518,14 +518,18 @@ def test_one_of_several_schedules_is_changed_in_a_form_of_its_own(tmp_path, driv
             await driver.press("ctrl+s")
             await driver.see("Schedule night of group both was changed.")
             assert driver.asked == [
-                ["group", "edit", "both", "--schedule", "night", "--when", "daily 22:30"]
-                + ["--keep", "daily=14,weekly=4", "--full-every", "10"]
+                [
+                    *("group", "edit", "both", "--schedule", "night", "--when", "daily 22:30"),
+                    *("--keep", "daily=14,weekly=4", "--full-every", "10"),
+                ]
             ]
             assert driver.app.screen.query_one("#jitter").value == "10 min"
             changed = carried_out(shop)
             assert "# when the line is free" in changed
             assert 'when = "weekdays 12:00"' in changed
-            assert "full_every = 10" in changed.partition("[groups.both.schedules.night]")[2].partition("[")[0]
+            assert (
+                "full_every = 10" in changed.partition("[groups.both.schedules.night]")[2].partition("[")[0]
+            )
 
     drive(test())
 
