@@ -141,7 +141,7 @@ class Welcome(Screen[None], Pictured):
         text.append_text(_KEYS[step.id])
         self.query_one("#about", Pane).show(text)
         self.query_one(KeyBar).refresh()
-        self.query_one(TopBar).refresh()
+        self.query_one(TopBar).show_picture()
 
     # --- actions ---
 
