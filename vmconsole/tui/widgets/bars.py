@@ -14,7 +14,6 @@ from vmconsole.tui.format import safe
 from vmconsole.tui.keymap import PLACES, key_names
 from vmconsole.tui.states import State
 
-
 _MOST_TROUBLE = 6
 """Lines."""
 
