@@ -262,7 +262,7 @@ class Driver:
 
     async def wait_for(self, look: Any, what: str) -> None:
         """Until look() is true-ish; a hundred seconds at most."""
-        for _ in range(300):
+        for _ in range(2000):
             if look():
                 await self.settle()
                 return
