@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from sqlalchemy import event
@@ -74,5 +74,26 @@ def test_a_full_disk_is_told_and_the_hosts_are_asked_again_afterwards(shop, driv
             await driver.press("R")
             await driver.see("of 206 safe")
             await driver.wait_for(lambda: "no space left" not in driver.screen, "the end of it")
+
+    drive(test())
+
+
+def test_a_console_that_is_opened_meanwhile_fills_itself_afterwards(shop, drive, monkeypatch):
+    monkeypatch.setattr(state_engine, "BUSY_SECONDS", 0.2)
+
+    async def test():
+        shop.services.store.close()
+        with ExitStack() as stack:
+            stack.enter_context(locked(shop))
+            async with shop.console(120, 36) as driver:
+                await driver.see("✗ The state database")
+                assert "The configuration cannot be used" not in driver.screen
+                assert "web-01" not in driver.screen
+                await driver.press("R")
+                stack.close()
+                driver.app.feed.look_now()
+                await driver.see("web-01")
+                await driver.press("R")
+                await driver.wait_for(lambda: "The state database" not in driver.screen, "the end of it")
 
     drive(test())
