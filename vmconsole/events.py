@@ -9,19 +9,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """run: the run's id. kind names the event in JSON and in the state database."""
+    """run: the run's id. kind names the event in JSON and in the state database.
+
+    Several guests may have one name. Where a run is about several, events that are about a guest also have its
+    uuid; it is left out where it is not known.
+    """
 
     kind: ClassVar[str] = "event"
     run: str
 
     def as_json(self) -> dict[str, Any]:
-        return {"event": self.kind, **asdict(self)}
+        told = {"event": self.kind, **asdict(self)}
+        if told.get("uuid") == "":
+            del told["uuid"]
+        return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,7 @@ class GuestPlanned(Event):
     method: str
     method_reason: str
     bytes_expected: int
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,7 @@ class StepStarted(Event):
     kind: ClassVar[str] = "step_started"
     guest: str
     step: str
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,7 @@ class StepFinished(Event):
     guest: str
     step: str
     seconds: float
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,7 @@ class DiskProgress(Event):
     disk: str
     done: int
     total: int
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,7 @@ class Warned(Event):
     subject: str
     message: str
     hint: str = ""
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,7 @@ class GuestPostponed(Event):
     guest: str
     message: str
     until: str
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +144,7 @@ class PointMade(Event):
     seconds: float
     bytes_read: int
     bytes_stored: int
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +154,7 @@ class GuestFailed(Event):
     error: str
     message: str
     hint: str
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +215,28 @@ class RunFinished(Event):
     exit_code: int
 
 
+GuestEvent = (
+    GuestPlanned | StepStarted | StepFinished | DiskProgress | GuestPostponed | PointMade | GuestFailed
+)
+
+
 class EventSink(Protocol):
     """Receives events, from any thread. Must not block for long and must not raise."""
 
     def __call__(self, event: Event, /) -> None: ...
+
+
+def about(sink: EventSink, guest: str, uuid: str) -> EventSink:
+    """The sink, for events that are about the guest of that name and say nothing of which one it is."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, GuestEvent):
+            event = replace(event, uuid=uuid) if event.guest == guest else event
+        elif isinstance(event, Warned) and event.subject == guest:
+            event = replace(event, uuid=uuid)
+        sink(event)
+
+    return tell
 
 
 @contextmanager

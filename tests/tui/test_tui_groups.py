@@ -12,6 +12,7 @@ from world import CONFIG, World
 from vmconsole.__main__ import main
 from vmconsole.front.services import Captured
 from vmconsole.tui.screens.group_form import GroupForm
+from vmconsole.tui.widgets.opener import Opener
 
 SIZES = [(80, 24), (120, 36), (200, 50)]
 
@@ -481,12 +482,81 @@ def test_several_schedules_are_told_one_by_one(tmp_path, drive):
             await driver.press("enter")
             await driver.see("web-01  by web-*")
             await driver.press("escape", "e")
-            await driver.see("its schedules (night, noon) have tables of their own")
+            await driver.see("> night: daily 22:00, only 22:00-05:00,")
+            assert "> noon: weekdays 12:00, keeps last 2," in driver.screen
             assert not driver.app.screen.query("#when")
             await fill(driver, window="11:00-23:00")
             await driver.press("ctrl+s")
             await driver.wait_for(lambda: driver.asked, "the command")
             assert driver.asked == [["group", "edit", "both", "--window", "11:00-23:00"]]
+
+    drive(test())
+
+
+def test_one_of_several_schedules_is_changed_in_a_form_of_its_own(tmp_path, drive):
+    text = CONFIG + SEVERAL.replace(
+        'window = "23:00-05:00"', 'window = "22:00-05:00"  # when the line is free'
+    )
+
+    async def test():
+        shop = World(tmp_path, text)
+        shop.guest("files")
+        shop.save()
+        async with shop.console(120, 40) as driver:
+            await driver.press("2", "G", "e")
+            await fill(driver, jitter="10 min")
+            driver.app.screen.query(Opener).first().focus()
+            await driver.see("enter changes this one")
+            await driver.press("enter")
+            await driver.see("Group both, schedule night")
+            driver.app.screen.query_one("#keep").focus()
+            await driver.see("empty: as in the group")
+            await fill(driver, when="daily 21:00")
+            await driver.see("21:00 is never within")
+            await fill(driver, when="daily 22:30", keep="14 daily, 4 weekly", full_every="10")
+            await driver.see("keeps 14 daily, 4 weekly")
+            await driver.press("ctrl+s")
+            await driver.see("Schedule night of group both was changed.")
+            assert driver.asked == [
+                [
+                    *("group", "edit", "both", "--schedule", "night", "--when", "daily 22:30"),
+                    *("--keep", "daily=14,weekly=4", "--full-every", "10"),
+                ]
+            ]
+            assert driver.app.screen.query_one("#jitter").value == "10 min"
+            changed = carried_out(shop)
+            assert "# when the line is free" in changed
+            assert 'when = "weekdays 12:00"' in changed
+            assert (
+                "full_every = 10" in changed.partition("[groups.both.schedules.night]")[2].partition("[")[0]
+            )
+
+    drive(test())
+
+
+def test_disks_fulls_and_what_happens_when_not_together(shop, drive):
+    async def test():
+        async with shop.console(120, 40) as driver:
+            await driver.press("2", "e")
+            await fill(driver, exclude_disks="vda")
+            await driver.see('✗ but no disks: "vda" does not say which disk of which guest.')
+            await driver.see("→ Write it as GUEST=DISK")
+            await fill(driver, exclude_disks="web-01=vda, #other=scsi1", full_every="often")
+            await driver.see('✗ full every: "often" is not a number of runs.')
+            await fill(driver, full_every="12")
+            await driver.see("without vda: no disk is left")
+            driver.app.screen.query_one("#when_not_together").focus()
+            await driver.press("space")
+            await driver.see("< each is backed up by itself >")
+            await driver.see("--when-not-together")
+            await driver.press("ctrl+s")
+            await driver.wait_for(lambda: driver.asked, "the command")
+            text = carried_out(shop)
+            assert "# The shop. This comment stays." in text
+            daily = text.partition("[groups.daily]")[2].partition("\n[")[0]
+            assert 'exclude_disks = {web-01 = ["vda"], "#other" = ["scsi1"]}' in daily
+            assert "full_every = 12" in daily
+            assert 'when_not_together = "apart"' in daily
 
     drive(test())
 
@@ -502,7 +572,7 @@ def test_a_pause_in_a_schedules_own_table_is_not_ended_from_here(tmp_path, drive
         shop.save()
         async with shop.console(120, 36) as driver:
             await driver.press("2", "G", "p")
-            await driver.see("A schedule is paused in its own table: E opens the file.")
+            await driver.see("A schedule is paused by itself: e,")
             assert driver.asked == []
 
     drive(test())

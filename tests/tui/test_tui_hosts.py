@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from snapshots import same_as_kept
@@ -11,6 +12,7 @@ from snapshots import same_as_kept
 from vmconsole.front.services import Captured
 from vmconsole.interfaces import HostKey
 from vmconsole.model.guest import HostLoad, Node, Storage
+from vmconsole.tui.widgets.listing import Listing
 
 SIZES = [(80, 24), (120, 36), (200, 50)]
 OURS, OTHER = "SHA256:" + "a" * 43, "SHA256:" + "b" * 43
@@ -81,6 +83,32 @@ def test_a_failed_check_is_shown_with_its_remedy(shop, drive):
             assert driver.asked == [["host", "check", "kvm1"]]
             assert "✗ not ready" in driver.line("kvm1")
             assert "It did not work" not in driver.screen
+
+    drive(test())
+
+
+def test_what_a_check_found_is_remembered_with_its_time_in_every_place(shop, drive):
+    checks = [{"host": "kvm1", "name": "qemu-nbd", "ok": False, "warning": False, "detail": "qemu-nbd is missing.",
+               "remedy": "apt install qemu-utils"}]  # fmt: skip
+    shop.services.answers["host"] = Captured(1, json.dumps({"checks": checks}), "")
+
+    async def test():
+        async with shop.console(120, 36) as driver:
+            await driver.press("6")
+            driver.app.screen.listing.move_to("kvm1")
+            await driver.press("c")
+            await driver.see("0 of 1 well")
+            shop.clock.time += timedelta(minutes=7)
+            driver.app.feed.look_now()
+            await driver.see("0 of 1 well, 7 min ago")
+            await driver.press("1", "W")
+            await driver.see("Welcome")
+            driver.app.screen.query_one(Listing).move_to("check")
+            await driver.see("0 of 1 well, 7 min ago")
+            await driver.press("escape", "W")
+            driver.app.screen.query_one(Listing).move_to("check")
+            await driver.see("apt install qemu-utils")
+            assert driver.asked == [["host", "check", "kvm1"]]
 
     drive(test())
 

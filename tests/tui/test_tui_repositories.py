@@ -79,9 +79,9 @@ async def opened(driver):
 
 
 async def answered(driver):
-    screen = driver.app.screen
+    screen, memory = driver.app.screen, driver.app.remembered
     await driver.wait_for(
-        lambda: not screen.asked and not screen._reading and screen.listing.rows and screen.answers,
+        lambda: not memory.asked and not screen._reading and screen.listing.rows and memory.answers,
         "the answer",
     )
 

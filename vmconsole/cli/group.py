@@ -64,24 +64,29 @@ def _edit(args: argparse.Namespace, services: Services, output: Output) -> int:
         raise UsageError("Say what to change.", hint="See: vmconsole group edit --help")
     services.config.group(args.name)
     before = services.editor.fields("groups", args.name)
+    within = group_options.within(args, wanted, before)
+    for key in within:
+        before = before[key]
     changed = {key: (before.get(key), value) for key, value in wanted.items() if before.get(key) != value}
-    config = changing.change(services, "groups", args.name, wanted, save=not args.dry_run)
+    config = changing.change(services, "groups", args.name, wanted, within=within, save=not args.dry_run)
     if args.dry_run:
         return _preview(config, args.name, changed, services, output)
     output.document(
         {
             "group": {
                 "name": args.name,
+                **({"schedule": args.schedule} if within else {}),
                 **{key: value for key, value in wanted.items() if value is not None},
             },
             "changed": _changed_document(changed),
             "config": str(services.config_path),
         }
     )
+    what = f"Schedule {args.schedule} of group {args.name}" if within else f"Group {args.name}"
     if not changed:
-        output.line(f"– Group {args.name} is that way already.")
+        output.line(f"– {what} is that way already.")
         return EXIT_DONE
-    output.line(f"✓ Group {args.name} was changed in {services.config_path}.")
+    output.line(f"✓ {what} was changed in {services.config_path}.")
     _tell_changes(changed, output)
     output.hint(f"See what it covers, and when it is due: vmconsole group show {args.name}")
     return EXIT_DONE

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vmconsole.errors import UsageError
+from vmconsole.config.disk_rules import parse_disks, write_disks
+from vmconsole.errors import ConfigError, UsageError
 
 _LISTS = {
     "guests": ("GLOB", "name, host/name or uuid; * and ? match"),
@@ -19,6 +20,10 @@ _LISTS = {
     "exclude_tags": ("TAG", "but no guest with this tag"),
 }
 """May be repeated, or hold several with commas between."""
+_DISKS = {
+    "exclude_disks": "leave these disks out, as in db=vdb,'#scratch=scsi[1-9]' for guests with a tag",
+    "only_disks": "the other way round: of these guests only these disks",
+}
 _COVERING = ("guests", "tags", "hosts", "pools", "kinds")
 _TEXTS = {
     "repository": ("NAME", "where the restore points go"),
@@ -30,6 +35,8 @@ _TEXTS = {
 }
 _SINGULAR = {"guests": "--guest", "tags": "--tag", "hosts": "--host", "pools": "--pool", "kinds": "--kind"}
 _SHORT = {"repository": "-r"}
+_TOGETHER = {"fail": None, "apart": "apart"}
+_OF_A_SCHEDULE = ("when", "window", "jitter", "keep", "full_every", "paused")
 _FREEZE = {"yes": True, "no": False, "default": None}
 
 
@@ -40,6 +47,8 @@ def configure(parser: argparse.ArgumentParser, *, edit: bool) -> None:
     for key, (metavar, text) in _LISTS.items():
         names = [_option(key), *([_SINGULAR[key]] if key in _SINGULAR else [])]
         which.add_argument(*names, dest=key, action="append", metavar=metavar, help=text)
+    for key, text in _DISKS.items():
+        which.add_argument(_option(key), dest=key, action="append", metavar="GUEST=DISK", help=text)
     how = parser.add_argument_group("when and where", emptied if edit else None)
     for key, (metavar, text) in _TEXTS.items():
         names = [_option(key), *([_SHORT[key]] if key in _SHORT else [])]
@@ -50,16 +59,32 @@ def configure(parser: argparse.ArgumentParser, *, edit: bool) -> None:
         help="as in daily=14,weekly=8,monthly=12; also last, hourly, yearly, minimum",
     )
     how.add_argument(
+        "--full-every",
+        metavar="RUNS",
+        help="read everything again after so many runs; default: as in [defaults]",
+    )
+    how.add_argument(
         "--together",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="freeze and cut all its guests at the same moment, whatever hosts they are on",
     )
     how.add_argument(
+        "--when-not-together",
+        choices=tuple(_TOGETHER),
+        help="when one of them cannot be frozen in time: fail all (default), or back up each by itself",
+    )
+    how.add_argument(
         "--freeze",
         choices=tuple(_FREEZE),
         help="freeze guest file systems through the agent; default: as in [defaults]",
     )
+    if edit:
+        how.add_argument(
+            "--schedule",
+            metavar="SCHEDULE",
+            help="change this one of several schedules, each of which has a table of its own",
+        )
     pause = how.add_mutually_exclusive_group()
     pause.add_argument(
         "--pause",
@@ -97,10 +122,17 @@ def changes(args: argparse.Namespace) -> dict[str, Any]:
     for key in _TEXTS:
         if (given := getattr(args, key)) is not None:
             wanted[key] = given.strip() or None
+    for key in _DISKS:
+        if (given := getattr(args, key)) is not None:
+            wanted[key] = _disks(key, ",".join(given))
     if args.keep is not None:
         wanted["keep"] = _keep(args.keep)
+    if args.full_every is not None:
+        wanted["full_every"] = _count(args.full_every)
     if args.together is not None:
         wanted["together"] = True if args.together else None
+    if args.when_not_together is not None:
+        wanted["when_not_together"] = _TOGETHER[args.when_not_together]
     if args.freeze is not None:
         wanted["freeze"] = _FREEZE[args.freeze]
     if args.pause is not None:
@@ -110,8 +142,28 @@ def changes(args: argparse.Namespace) -> dict[str, Any]:
     return wanted
 
 
+def within(args: argparse.Namespace, wanted: Mapping[str, Any], table: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where in the group's table the changes are to be made. table: as it stands in the file. Raises UsageError."""
+    if args.schedule is None:
+        return ()
+    own = table.get("schedules", {})
+    if args.schedule not in own:
+        raise UsageError(
+            f"Group {args.name} has no schedule {args.schedule!r} with a table of its own.",
+            hint=f"There are: {', '.join(own)}." if own else "It has one schedule: leave out --schedule.",
+        )
+    if others := [_option(key) for key in wanted if key not in _OF_A_SCHEDULE]:
+        raise UsageError(
+            f"{', '.join(others)}: that is the group's, and not one of its schedules'.",
+            hint="Change it by a command without --schedule.",
+        )
+    return ("schedules", args.schedule)
+
+
 def as_typed(value: object) -> str:
     """A field's value, for a message."""
+    if isinstance(value, Mapping) and any(isinstance(item, list | tuple) for item in value.values()):
+        return write_disks(value).replace(",", ", ")
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={count}" for name, count in value.items())
     if isinstance(value, list | tuple):
@@ -129,6 +181,21 @@ def _keep(text: str) -> dict[str, int] | None:
             raise UsageError(f"--keep names {match[1]} twice.", hint="As in: --keep daily=14,weekly=8")
         rules[match[1]] = int(match[2])
     return rules or None
+
+
+def _disks(key: str, text: str) -> dict[str, list[str]] | None:
+    try:
+        return parse_disks(text) or None
+    except ConfigError as error:
+        raise UsageError(f"{_option(key)}: {error.message}", hint=error.hint) from error
+
+
+def _count(text: str) -> int | None:
+    if not text.strip():
+        return None
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", text.strip()):
+        raise UsageError(f"--full-every {text!r} is not a number of runs.", hint="As in: --full-every 30")
+    return int(text)
 
 
 def _option(key: str) -> str:

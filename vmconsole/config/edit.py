@@ -87,17 +87,25 @@ class ConfigEditor:
 
         self._change(wanted, edit)
 
-    def set(self, section: str, name: str, changes: Mapping[str, Any]) -> None:
-        """Set fields of a table that is there; None removes a field."""
+    def set(self, section: str, name: str, changes: Mapping[str, Any], within: tuple[str, ...] = ()) -> None:
+        """Set fields of a table that is there, or of the one that lies within it; None removes a field."""
         assert section in SECTIONS
         self._must_have(section, name)
         wanted = copy.deepcopy(self._expected)
         plain = {key: _plain(value) for key, value in changes.items()}
-        _apply(wanted[section][name], plain)
+        where = (section, name, *within)
+        try:
+            _apply(_table(wanted, where), plain)
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self._path}: there is no [{dotted(where)}].",
+                hint="Look at what is there: vmconsole group show " + name,
+                subject=name,
+            ) from error
 
         def edit(text: str) -> str:
             document = tomlkit.parse(text)
-            _apply(_table(document, (section, name)), {k: _inline(v) for k, v in plain.items()})
+            _apply(_table(document, where), {k: _inline(v) for k, v in plain.items()})
             return tomlkit.dumps(document)
 
         self._change(wanted, edit)
@@ -279,9 +287,17 @@ class ConfigChanger:
         editor.add(section, name, values)
         return self._done(editor, save=save)
 
-    def set(self, section: str, name: str, changes: Mapping[str, Any], *, save: bool = True) -> Config:
+    def set(
+        self,
+        section: str,
+        name: str,
+        changes: Mapping[str, Any],
+        *,
+        within: tuple[str, ...] = (),
+        save: bool = True,
+    ) -> Config:
         editor = self._open()
-        editor.set(section, name, changes)
+        editor.set(section, name, changes, within)
         return self._done(editor, save=save)
 
     def remove(self, section: str, name: str) -> None:

@@ -25,12 +25,18 @@ def add(services: Services, section: str, name: str, values: dict[str, Any], *, 
 
 
 def change(
-    services: Services, section: str, name: str, changes: dict[str, Any], *, save: bool = True
+    services: Services,
+    section: str,
+    name: str,
+    changes: dict[str, Any],
+    *,
+    within: tuple[str, ...] = (),
+    save: bool = True,
 ) -> Config:
-    """Change fields of a table, None removes one; otherwise as add()."""
+    """Change fields of a table, or of one within it, None removes one; otherwise as add()."""
     _sound(services)
     try:
-        return services.editor.set(section, name, changes, save=save)
+        return services.editor.set(section, name, changes, within=within, save=save)
     except ConfigError as error:
         raise _about_the_wish(error, services) from error
 

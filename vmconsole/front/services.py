@@ -42,8 +42,17 @@ class Editor(Protocol):
 
     def add(self, section: str, name: str, values: dict[str, Any], *, save: bool = True) -> Config: ...
 
-    def set(self, section: str, name: str, changes: dict[str, Any], *, save: bool = True) -> Config:
-        """Set fields of a table, None removes one. Returns the configuration as it is then, or would be."""
+    def set(
+        self,
+        section: str,
+        name: str,
+        changes: dict[str, Any],
+        *,
+        within: tuple[str, ...] = (),
+        save: bool = True,
+    ) -> Config:
+        """Set fields of a table, or of one within it; None removes one. Returns the configuration as it is then, or
+        would be."""
         ...
 
     def remove(self, section: str, name: str) -> None: ...

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from vmconsole.errors import Cancelled, GuestBusy, GuestNotFound, NotTogether, ParentUnusable, VmconsoleError
-from vmconsole.events import CutTogether, GuestFailed, GuestPostponed, Warned
+from vmconsole.events import CutTogether, EventSink, GuestFailed, GuestPostponed, Warned, about
 from vmconsole.interfaces import Context, History, Ledger, RepositoryWriter, RunStore
 from vmconsole.model.point import RestorePoint, iso
 from vmconsole.runs.backup import back_up
@@ -233,11 +233,11 @@ class Shift:
             elif not isinstance(failure.error, NotTogether):
                 name = failure.target.guest.name
                 message = failure.error.message
-                self._context.events(GuestPostponed(self._context.run, name, message, iso(until)))
+                self._about(failure.target)(GuestPostponed(self._context.run, name, message, iso(until)))
 
     def _attempt(self, target: Target, part: Part | None = None) -> _Failure | None:
         """Back up one guest. Raises Cancelled, and what is not a VmconsoleError."""
-        context = replace(self._context, together=part)
+        context = replace(self._context, events=self._about(target), together=part)
         recorder = Recorder(self._history, context.clock, target, context.run)
         began = context.clock.monotonic()
         try:
@@ -254,6 +254,9 @@ class Shift:
         with self._outcome.lock:
             self._outcome.points.append(point)
         return None
+
+    def _about(self, target: Target) -> EventSink:
+        return about(self._context.events, target.guest.name, target.guest.uuid)
 
     def _claimed(
         self, target: Target, repository_id: str, writer: RepositoryWriter, context: Context
@@ -287,4 +290,4 @@ class Shift:
                 self._told.add(name)
         with self._outcome.lock:
             self._outcome.errors.append((name, error))
-        self._context.events(GuestFailed(self._context.run, name, error.code, error.message, error.hint))
+        self._about(target)(GuestFailed(self._context.run, name, error.code, error.message, error.hint))

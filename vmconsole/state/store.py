@@ -194,7 +194,8 @@ class StateStore:
         kind = str(document.get("event", ""))
         topic = ""
         if kind == _PROGRESS:
-            topic = f"{document.get('guest', '')}\n{document.get('disk', '')}"
+            which = document.get("uuid") or document.get("guest", "")
+            topic = f"{which}\n{document.get('disk', '')}"
             complete = document.get("done") == document.get("total")
             if not self._throttle.let_through(run, topic) and not complete:
                 return

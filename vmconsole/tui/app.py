@@ -18,6 +18,7 @@ from vmconsole.tui.commands import Command, Ended, carry_out
 from vmconsole.tui.feed import Feed
 from vmconsole.tui.keymap import KEYS, PLACES, Key, Risk, bindings
 from vmconsole.tui.picture import Picture
+from vmconsole.tui.remembered import Remembered
 from vmconsole.tui.states import Glyphs
 from vmconsole.tui.themes import THEMES, Theme, for_textual, theme_named
 
@@ -71,6 +72,7 @@ class Console(App[None]):
         self.loading = picture is None
         self.asking: frozenset[str] = frozenset()
         self.commands: list[Ended] = []
+        self.remembered = Remembered()
         self._told = ""
         """What is wrong with the configuration, as it was shown."""
         self.feed = Feed(

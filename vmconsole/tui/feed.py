@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
-from vmconsole.errors import VmconsoleError
+from vmconsole.errors import ConfigError, VmconsoleError
 from vmconsole.front.hosts import ask_hosts
 from vmconsole.front.services import Services
 from vmconsole.tui.picture import Picture, take
@@ -34,6 +35,10 @@ class Feed:
         self.failures: dict[str, VmconsoleError] = {}
         """The same as it was raised, with its hint."""
         self._lock = threading.Lock()
+        self._last: Picture | None = None
+        self._forgotten: dict[str, VmconsoleError] = {}
+        """Hosts whose answer could not be kept, and why."""
+        self._again_at = 0.0
 
     def start(self) -> None:
         # Daemons: a host that hangs does not keep the console open.
@@ -62,10 +67,15 @@ class Feed:
             found = ask_hosts(self._services, [host])
             lost = {inventory.name: inventory.error for inventory in found if not inventory.reachable}
             failed = {inventory.name: inventory.failure for inventory in found if inventory.failure}
+            forgotten: dict[str, VmconsoleError] = {}
+        except ConfigError as error:
+            lost, failed, forgotten = {host: error.message}, {host: error}, {}
         except VmconsoleError as error:
-            lost, failed = {host: error.message}, {host: error}
+            # The host answered, or did not; what it said could not be kept.
+            lost, failed, forgotten = {}, {}, {host: error}
         with self._lock:
             self._asked.discard(host)
+            self._forgotten = {name: e for name, e in self._forgotten.items() if name != host} | forgotten
             others = {name: error for name, error in self.unreachable.items() if name != host}
             self.unreachable = others | lost
             self.failures = {name: error for name, error in self.failures.items() if name != host} | failed
@@ -84,11 +94,29 @@ class Feed:
             if quick or woken or found != stamp or clock.monotonic() - taken_at > _GROWS_OLD_SECONDS:
                 if quick:
                     # What the last days were like takes longer to read than the rest.
-                    self._give(take(self._services, history=False))
+                    self._hand_over(take(self._services, history=False))
                     quick = False
-                self._give(take(self._services))
+                self._hand_over(take(self._services))
                 stamp, taken_at = found, clock.monotonic()
             self._wake.wait(_LOOK_SECONDS)
+
+    def _hand_over(self, found: Picture) -> None:
+        """While the memory cannot be read, what was read before is worth more than nothing."""
+        last = self._last
+        if found.trouble is not None and last is not None and last.config is not None:
+            found = replace(last, now=found.now, trouble=found.trouble)
+        elif found.trouble is None:
+            found = replace(found, trouble=next(iter(self._forgotten.values()), None))
+            self._ask_again()
+        self._last = found
+        self._give(found)
+
+    def _ask_again(self) -> None:
+        """Those whose answers were not kept; now and then, for the reason may take its time."""
+        now = self._services.clock.monotonic()
+        if self._forgotten and now >= self._again_at:
+            self._again_at = now + _GROWS_OLD_SECONDS
+            self.ask(sorted(self._forgotten))
 
     def _stamp(self) -> str:
         try:

@@ -11,6 +11,7 @@ from typing import Any
 from vmconsole.events import (
     DiskProgress,
     Event,
+    GuestEvent,
     GuestFailed,
     GuestPlanned,
     GuestPostponed,
@@ -92,6 +93,7 @@ class GuestPart:
 
     name: str
     since: datetime
+    uuid: str = ""
     step: str = ""
     host: str = ""
     mode: str = ""
@@ -105,6 +107,11 @@ class GuestPart:
     bytes_stored: int = 0
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Several guests may have one name; runs of older versions do not tell their uuids."""
+        return self.uuid or self.name
 
     @property
     def done(self) -> int:
@@ -140,7 +147,7 @@ class GuestPart:
 class Following:
     """A run as its events tell it, up to the event of number `after`.
 
-    guests: by name, in the order they began. held: by host, how fast it may be read and why. waiting: what the
+    guests: by GuestPart.key, in the order they began. held: by host, how fast it may be read and why. waiting: what the
     run waits for, and why.
     """
 
@@ -155,6 +162,21 @@ class Following:
     @property
     def working(self) -> list[GuestPart]:
         return [guest for guest in self.guests.values() if guest.stage is Stage.WORKING]
+
+    def label(self, guest: GuestPart) -> str:
+        """Its name, with what tells it from others of that name in this run."""
+        same = [other for other in self.guests.values() if other.name == guest.name]
+        if len(same) == 1 or not guest.uuid:
+            return guest.name
+        hosts = {other.host for other in same}
+        return (
+            f"{guest.host}/{guest.name}"
+            if len(hosts) == len(same) and all(hosts)
+            else f"{guest.name} ({guest.uuid[:8]})"
+        )
+
+    def part(self, uuid: str, name: str) -> GuestPart | None:
+        return self.guests.get(uuid) or self.guests.get(name)
 
     @property
     def finished(self) -> int:
@@ -196,7 +218,7 @@ def follow(so_far: Following, told: Iterable[Told]) -> Following:
 def _told(run: Following, event: Event, when: datetime) -> Following:
     match event:
         case GuestPlanned():
-            guest = _guest(run, event.guest, when)
+            guest = _guest(run, event, when)
             return _with(
                 run,
                 replace(
@@ -212,12 +234,12 @@ def _told(run: Following, event: Event, when: datetime) -> Following:
             run = replace(run, waiting=None)
             if not event.guest:
                 return run
-            guest = _guest(run, event.guest, when)
+            guest = _guest(run, event, when)
             return _with(run, replace(guest, step=event.step, since=when, stage=Stage.WORKING))
-        case StepFinished() if event.guest in run.guests and event.step == "read":
-            return _with(run, _all_read(run.guests[event.guest]))
+        case StepFinished() if _key(event) in run.guests and event.step == "read":
+            return _with(run, _all_read(run.guests[_key(event)]))
         case DiskProgress():
-            return _with(run, _moved(_guest(run, event.guest, when), event, when))
+            return _with(run, _moved(_guest(run, event, when), event, when))
         case Waiting():
             return replace(run, waiting=(event.subject, event.reason))
         case Throttled():
@@ -225,7 +247,7 @@ def _told(run: Following, event: Event, when: datetime) -> Following:
             return replace(run, held=others | ({event.host: held(event)} if event.rate else {}))
         case PointMade():
             how = replace(
-                _guest(run, event.guest, when),
+                _guest(run, event, when),
                 stage=Stage.DONE,
                 mode=event.mode,
                 told=event.consistency,
@@ -236,33 +258,37 @@ def _told(run: Following, event: Event, when: datetime) -> Following:
             return _with(run, how)
         case GuestFailed():
             failed = replace(
-                _guest(run, event.guest, when), stage=Stage.FAILED, told=event.message, hint=event.hint
+                _guest(run, event, when), stage=Stage.FAILED, told=event.message, hint=event.hint
             )
             return _with(run, failed)
         case GuestPostponed():
-            later = replace(_guest(run, event.guest, when), stage=Stage.POSTPONED, told=event.message)
+            later = replace(_guest(run, event, when), stage=Stage.POSTPONED, told=event.message)
             return _with(run, later)
         case Restored():
-            return replace(run, guests={name: _restored(guest, event) for name, guest in run.guests.items()})
+            return replace(run, guests={key: _restored(guest, event) for key, guest in run.guests.items()})
         case Warned():
             return _warned(run, event)
         case RunFinished():
             ended = replace(run, ended=True, waiting=None, held={})
             last = Stage.DONE if event.state in ("done", "warnings") else Stage.LEFT
-            return replace(ended, guests={name: _ended(guest, last) for name, guest in run.guests.items()})
+            return replace(ended, guests={key: _ended(guest, last) for key, guest in run.guests.items()})
     return run
 
 
-def _guest(run: Following, name: str, when: datetime) -> GuestPart:
+def _key(event: GuestEvent) -> str:
+    return event.uuid or event.guest
+
+
+def _guest(run: Following, event: GuestEvent, when: datetime) -> GuestPart:
     """As it is; one that was postponed begins anew."""
-    known = run.guests.get(name)
+    known = run.guests.get(_key(event))
     if known is None or known.stage is Stage.POSTPONED:
-        return GuestPart(name, when, warnings=known.warnings if known else ())
+        return GuestPart(event.guest, when, event.uuid, warnings=known.warnings if known else ())
     return known
 
 
 def _with(run: Following, guest: GuestPart) -> Following:
-    return replace(run, guests={**run.guests, guest.name: guest})
+    return replace(run, guests={**run.guests, guest.key: guest})
 
 
 def _moved(guest: GuestPart, event: DiskProgress, when: datetime) -> GuestPart:
@@ -296,7 +322,7 @@ def _ended(guest: GuestPart, last: Stage) -> GuestPart:
 
 def _warned(run: Following, event: Warned) -> Following:
     text = f"{event.message} {event.hint}".strip()
-    guest = run.guests.get(event.subject)
+    guest = run.part(event.uuid, event.subject)
     if guest is None:
         about = f"{event.subject}: {text}" if event.subject else text
         return replace(run, warnings=(*run.warnings, about))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -22,8 +22,9 @@ from vmconsole.runs.prune import Plan, judge
 from vmconsole.runs.retention import Verdict
 from vmconsole.tui.commands import Command
 from vmconsole.tui.format import safe, safe_lines
-from vmconsole.tui.group_fields import changed, group_command
-from vmconsole.tui.group_text import field, overlap_text, times_text
+from vmconsole.tui.group_fields import FIELDS, SCHEDULE_FIELDS, Field, changed, group_command
+from vmconsole.tui.group_text import field as line
+from vmconsole.tui.group_text import overlap_text, schedules_text, times_text
 from vmconsole.tui.picture import Picture
 from vmconsole.tui.states import Glyphs, State
 
@@ -33,19 +34,32 @@ _LISTED = 12
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the form says. name: of the group; new: it is to be made. before, after: texts by field."""
+    """What the form says. name: of the group; new: it is to be made. before, after: texts by field.
+
+    schedule: the one of several that the form is about; empty when it is about the group.
+    """
 
     name: str
     new: bool
     before: Mapping[str, str]
     after: Mapping[str, str]
+    schedule: str = ""
+
+    @property
+    def fields(self) -> Sequence[Field]:
+        return SCHEDULE_FIELDS if self.schedule else FIELDS
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """Where in the group's table its fields are."""
+        return ("schedules", self.schedule) if self.schedule else ()
 
     def changes(self) -> dict[str, Any]:
         """As TOML data. Raises ConfigError."""
-        return changed(self.before, self.after)
+        return changed(self.before, self.after, self.fields)
 
     def command(self) -> tuple[str, ...]:
-        return group_command(self.name, self.changes(), new=self.new)
+        return group_command(self.name, self.changes(), new=self.new, schedule=self.schedule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +81,14 @@ class Preview:
     """error: why it cannot be saved; the rest is then of what could still be told.
 
     gained, lost: guests that it did not cover before, or does no more. unprotected: those of lost that are in no
-    group any more. points: None while there is nothing to tell.
+    group any more. without: by guest's uuid, the disks that are left out. points: None while there is nothing to tell.
     """
 
     wish: Wish
     error: VmconsoleError | None = None
     command: tuple[str, ...] = ()
     group: Group | None = None
+    without: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     covered: tuple[Covered, ...] = ()
     gained: tuple[Guest, ...] = ()
     lost: tuple[Guest, ...] = ()
@@ -99,12 +114,14 @@ def preview_of(wish: Wish, services: Services, picture: Picture) -> Preview:
         name = wish.name or _STAND_IN
         return _told(wish, config, name, services, picture, error)
     except VmconsoleError as problem:
-        return Preview(wish, _about_the_form(problem, wish.name or _STAND_IN))
+        return Preview(wish, _about_the_form(problem, wish))
 
 
-def _about_the_form(problem: VmconsoleError, name: str) -> VmconsoleError:
+def _about_the_form(problem: VmconsoleError, wish: Wish) -> VmconsoleError:
     """Without where it would stand in a file, and without being told that nothing was changed yet."""
-    message = problem.message.replace(f"groups.{name}.", "").replace(f"groups.{name}: ", "")
+    message = problem.message
+    for place in (("groups", wish.name or _STAND_IN, *wish.within), ("groups", wish.name or _STAND_IN)):
+        message = message.replace(f"{'.'.join(place)}.", "").replace(f"{'.'.join(place)}: ", "")
     hint = "" if problem.hint.startswith("Nothing was changed") else problem.hint
     return VmconsoleError(message, hint=hint)
 
@@ -115,7 +132,7 @@ def _would_be(wish: Wish, changes: dict[str, Any], services: Services) -> Config
         return changing.add(services, "groups", wish.name or _STAND_IN, given, save=False)
     if not changes:
         return services.config
-    return changing.change(services, "groups", wish.name, changes, save=False)
+    return changing.change(services, "groups", wish.name, changes, within=wish.within, save=False)
 
 
 def _told(
@@ -133,6 +150,7 @@ def _told(
         error,
         wish.command() if wish.changes() and error is None else (),
         group,
+        {item.guest.uuid: config.export_options(item.guest, name).exclude_disks for item in covered},
         tuple(covered),
         tuple(item.guest for item in covered if item.guest.uuid not in before),
         tuple(lost),
@@ -191,15 +209,17 @@ def preview_text(preview: Preview, picture: Picture, glyphs: Glyphs) -> Text:
     if more and not preview.wish.new:
         covers.append(f"  +{more}", "ok")
     covers.append(f"  -{less}" if less else "", "late")
-    text.append_text(field("covers", covers))
+    text.append_text(line("covers", covers))
+    if preview.wish.schedule or len(group.schedules) > 1:
+        text.append_text(schedules_text(group, picture.now, picture.zone))
     if group.schedules:
-        text.append_text(field("next", times_text(group, picture.now, picture.zone)))
+        text.append_text(line("next", times_text(group, picture.now, picture.zone)))
     else:
-        text.append_text(field("next", safe("never by itself: there is no schedule", "late")))
-    text.append_text(field("keeps", keep_in_words(group.retention)))
+        text.append_text(line("next", safe("never by itself: there is no schedule", "late")))
+    text.append_text(line("keeps", keep_in_words(group.retention)))
     text.append_text(_points_text(preview.points, picture))
     if preview.command:
-        text.append_text(field("command", Command(preview.command).text))
+        text.append_text(line("command", Command(preview.command).text))
     text.append_text(_guests(preview))
     return text.append_text(overlap_text(preview.covered))
 
@@ -218,6 +238,10 @@ def _guests(preview: Preview) -> Text:
         text.append("+ " if new else "  ", "ok")
         text.append_text(safe(item.guest.name, "ok" if new else "strong")).append("  ")
         text.append_text(safe(f"{item.guest.host}  {item.why}", "quiet")).append("\n")
+        if without := preview.without.get(item.guest.uuid):
+            none_left = {disk.id for disk in item.guest.disks} <= set(without)
+            said = f"    without {', '.join(without)}{': no disk is left' * none_left}"
+            text.append_text(safe(said, "late" if none_left else "quiet")).append("\n")
     if (more := count - _LISTED) > 0:
         text.append(f"  and {more} more\n", "quiet")
     for guest, by in preview.left_out:
@@ -227,7 +251,7 @@ def _guests(preview: Preview) -> Text:
 
 def _points_text(points: Points | None, picture: Picture) -> Text:
     if points is None:
-        return field("points", safe("none yet that these rules are about", "quiet"))
+        return line("points", safe("none yet that these rules are about", "quiet"))
     total = points.kept + points.going
     text = Text(f"{points.kept} of {total} stay", end="")
     if points.oldest is not None:
@@ -239,4 +263,4 @@ def _points_text(points: Points | None, picture: Picture) -> Text:
         text.append(f"; {points.going} would go at the next prune ({than})", style)
     if points.gone:
         text.append(f"; {points.gone} pruned before", "quiet")
-    return field("points", text)
+    return line("points", text)

@@ -80,12 +80,7 @@ def detail_text(row: GroupRow, picture: Picture, glyphs: Glyphs) -> Text:
 
 def _plan(row: GroupRow, group: Group, picture: Picture, config: Config) -> Text:
     now, zone = picture.now, picture.zone
-    text = Text(end="")
-    several = len(group.schedules) > 1
-    for schedule in group.schedules:
-        text.append_text(field("when", f"{schedule.name}: " * several + when_in_words(schedule, now, zone)))
-        if several and schedule.retention != group.retention:
-            text.append_text(field("", f"keeps {keep_in_words(schedule.retention)}"))
+    text = schedules_text(group, now, zone)
     if not group.schedules:
         text.append_text(field("when", "by hand only"))
     else:
@@ -107,6 +102,16 @@ def _plan(row: GroupRow, group: Group, picture: Picture, config: Config) -> Text
         )
     if group.ping:
         text.append_text(field("ping", group.ping))
+    return text
+
+
+def schedules_text(group: Group, now: datetime, zone: tzinfo) -> Text:
+    """When, for each of its schedules, and what those keep that say so themselves."""
+    text, several = Text(end=""), len(group.schedules) > 1
+    for schedule in group.schedules:
+        text.append_text(field("when", f"{schedule.name}: " * several + when_in_words(schedule, now, zone)))
+        if schedule.retention != group.retention:
+            text.append_text(field("", f"keeps {keep_in_words(schedule.retention)}"))
     return text
 
 

@@ -70,12 +70,16 @@ class GuestRow:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """problem: why the configuration cannot be used; the rest is then empty. hosts: as last seen, by name."""
+    """problem: why the configuration cannot be used; the rest is then empty. hosts: as last seen, by name.
+
+    trouble: why the memory cannot be read or written now; the rest is then as it was before, if it ever was.
+    """
 
     now: datetime
     zone: tzinfo = UTC
     config: Config | None = None
     problem: VmconsoleError | None = None
+    trouble: VmconsoleError | None = None
     groups: tuple[Group, ...] = ()
     hosts: Mapping[str, tuple[HostInventory, datetime]] = field(default_factory=dict)
     guests: tuple[GuestRow, ...] = ()
@@ -98,9 +102,11 @@ def take(services: Services, *, history: bool = True) -> Picture:
     now = services.clock.now()
     try:
         config = services.config
-        shop = shop_of(services)
-        facts = shop.facts()
         zone = config.timezone
+    except VmconsoleError as error:
+        return Picture(now, problem=error)
+    try:
+        facts = shop_of(services).facts()
         hosts = {name: seen for name, seen in services.store.inventories().items() if name in config.hosts}
         nights = (
             read_nights(services.history.glances(_first_night(now, zone)), now, zone)
@@ -110,11 +116,12 @@ def take(services: Services, *, history: bool = True) -> Picture:
         runs = tuple(services.store.runs(_RUNS))
         alerts = tuple(services.alerts.holding())
     except VmconsoleError as error:
-        return Picture(now, problem=error)
+        return Picture(now, zone, config, trouble=error)
     return Picture(
         now,
         zone,
         config,
+        None,
         None,
         tuple(facts.groups),
         hosts,

@@ -13,7 +13,7 @@ from vmconsole.model.run import RunState
 from vmconsole.model.words import countdown, duration, progress_size, size, visible
 from vmconsole.tui.following import DiskPart, Following, GuestPart, Stage
 from vmconsole.tui.format import fit, safe, safe_lines
-from vmconsole.tui.runrows import DIED, RunRow, Watched, outcome_of, speed
+from vmconsole.tui.runrows import DIED, RunRow, Watched, labels, outcome_of, speed
 from vmconsole.tui.states import Glyphs, State
 
 _ALL, _LEAST_WHY = 65, 14
@@ -36,13 +36,15 @@ def run_detail(row: RunRow, watched: Watched | None, glyphs: Glyphs, now: dateti
         text.append_text(safe_lines(", ".join(row.waits), "quiet")).append("\n")
     last = {record.uuid: record for record in records}
     ended = [record for record in last.values() if record.state is not BackupState.RUNNING or not row.running]
-    names = _widest([record.guest for record in ended])
+    called = labels(ended)
+    names = _widest(list(called.values()))
     for record in sorted(ended, key=_order):
-        text.append_text(_ended(record, following.guests.get(record.guest), glyphs, width, names))
+        part = following.part(record.uuid, record.guest)
+        text.append_text(_ended(record, called[record.uuid], part, glyphs, width, names))
     if not records:
         for guest in following.guests.values():
             if guest.stage is not Stage.WORKING:
-                text.append_text(_part(guest, glyphs))
+                text.append_text(_part(guest, following.label(guest), glyphs))
     for warning in following.warnings:
         text.append("! ", "warning").append_text(safe_lines(warning)).append("\n")
     if not text.plain:
@@ -60,9 +62,9 @@ def working_lines(row: RunRow, following: Following, glyphs: Glyphs, now: dateti
         text.append_text(glyphs.label(State.QUEUED, "waits for ")).append_text(safe_lines(subject, "strong"))
         text.append(": ").append_text(safe_lines(reason)).append("\n")
     working = following.working
-    names = _widest([guest.name for guest in working])
+    names = _widest([following.label(guest) for guest in working])
     for guest in working:
-        text.append_text(_guest_line(guest, glyphs, now, width, names)).append("\n")
+        text.append_text(_guest_line(guest, following.label(guest), glyphs, now, width, names)).append("\n")
         if len(guest.disks) > 1 and guest.moving:
             for disk in guest.disks.values():
                 text.append_text(_disk_line(disk, glyphs, now, width, names)).append("\n")
@@ -83,9 +85,9 @@ def bar(share: float, length: int, glyphs: Glyphs) -> Text:
     return Text.assemble((full * filled, "running"), (empty * (length - filled), "quiet"), end="")
 
 
-def _guest_line(guest: GuestPart, glyphs: Glyphs, now: datetime, width: int, names: int) -> Text:
+def _guest_line(guest: GuestPart, name: str, glyphs: Glyphs, now: datetime, width: int, names: int) -> Text:
     line = Text.assemble(
-        ("> " if glyphs.ascii else "▶ ", "running"), fit(safe(guest.name, "strong"), names), "  ", end=""
+        ("> " if glyphs.ascii else "▶ ", "running"), fit(safe(name, "strong"), names), "  ", end=""
     )
     if not guest.moving:
         line.append_text(safe(guest.step or "begins"))
@@ -141,10 +143,12 @@ def _order(record: BackupRecord) -> tuple[bool, bool]:
     return record.state not in (BackupState.FAILED, BackupState.DIED), record.state is BackupState.DONE
 
 
-def _ended(record: BackupRecord, part: GuestPart | None, glyphs: Glyphs, width: int, names: int) -> Text:
+def _ended(
+    record: BackupRecord, name: str, part: GuestPart | None, glyphs: Glyphs, width: int, names: int
+) -> Text:
     state, word = outcome_of(record)
     text = Text.assemble(
-        fit(label_of(state, word, glyphs), 11), fit(safe(record.guest, "strong"), names), "  ", end=""
+        fit(label_of(state, word, glyphs), 11), fit(safe(name, "strong"), names), "  ", end=""
     )
     if record.good:
         text.append_text(_figures(record, width - cell_len(text.plain)))
@@ -179,7 +183,7 @@ def _figures(record: BackupRecord, width: int) -> Text:
     return text
 
 
-def _part(guest: GuestPart, glyphs: Glyphs) -> Text:
+def _part(guest: GuestPart, name: str, glyphs: Glyphs) -> Text:
     """Of a run that leaves no records, as a restore."""
     state, word = {
         Stage.DONE: (State.OK, "done"),
@@ -187,7 +191,7 @@ def _part(guest: GuestPart, glyphs: Glyphs) -> Text:
         Stage.POSTPONED: (State.QUEUED, "postponed"),
         Stage.LEFT: (State.OFF, "not done"),
     }[guest.stage]
-    text = Text.assemble(fit(label_of(state, word, glyphs), 11), safe(guest.name, "strong"), "  ", end="")
+    text = Text.assemble(fit(label_of(state, word, glyphs), 11), safe(name, "strong"), "  ", end="")
     text.append_text(safe_lines(guest.told))
     if guest.bytes_read:
         text.append(f"  {size(guest.bytes_read)} in {duration(guest.seconds)}", "quiet")

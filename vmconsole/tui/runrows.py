@@ -198,7 +198,7 @@ def _now(following: Following, now: datetime) -> str:
     if not working:
         return ""
     others = f"  (+{len(working) - 1} more)" if len(working) > 1 else ""
-    return f"{working[0].name}: {guest_now(working[0], now)}{others}"
+    return f"{following.label(working[0])}: {guest_now(working[0], now)}{others}"
 
 
 def _result(run: Run, records: Sequence[BackupRecord]) -> str:
@@ -218,6 +218,20 @@ def _result(run: Run, records: Sequence[BackupRecord]) -> str:
         return f"with warnings: {', '.join(warned)}" if warned else "l shows what the warnings were"
     stored = sum(record.bytes_stored for record in records)
     return f"stored {size(stored)}" if records else ""
+
+
+def labels(records: Sequence[BackupRecord]) -> dict[str, str]:
+    """By uuid, the names of these guests, with what tells those of one name from each other."""
+    found: dict[str, str] = {}
+    for record in records:
+        same = {other.uuid: other.host for other in records if other.guest == record.guest}
+        alone = len(same) == 1
+        by_host = f"{record.host}/{record.guest}"
+        by_uuid = f"{record.guest} ({record.uuid[:8]})"
+        found[record.uuid] = (
+            record.guest if alone else by_host if len(set(same.values())) == len(same) else by_uuid
+        )
+    return found
 
 
 def outcome_of(record: BackupRecord) -> tuple[State, str]:

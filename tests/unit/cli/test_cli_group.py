@@ -21,6 +21,8 @@ def test_every_field_can_be_given(world):
         *("--exclude-tags", "scrap", "--repository", "main", "--when", "weekdays 22:00"),
         *("--window", "22:00-06:00", "--jitter", "10 min", "--keep", "daily=14, weekly=8,minimum=2"),
         *("--overdue-after", "5 d", "--together", "--pause", "2099-12-24", "--ping", "https://hc.example/x"),
+        *("--exclude-disks", "crm-1=vdb,#scrap=scsi[1-9]", "--exclude-disks", "crm-1=vdc"),
+        *("--only-disks", "erp=vda", "--full-every", "20", "--when-not-together", "apart"),
     )
     assert said.code == 0, said.err
     assert group(world, "crm") == {
@@ -39,8 +41,60 @@ def test_every_field_can_be_given(world):
         "ping": "https://hc.example/x",
         "keep": {"daily": 14, "weekly": 8, "minimum": 2},
         "together": True,
+        "when_not_together": "apart",
+        "exclude_disks": {"crm-1": ["vdb", "vdc"], "#scrap": ["scsi[1-9]"]},
+        "only_disks": {"erp": ["vda"]},
+        "full_every": 20,
         "paused": "2099-12-24",
     }
+
+
+SEVERAL = """
+[groups.both]
+hosts = ["kvm1"]
+
+[groups.both.schedules.night]  # when nobody works
+when = "daily 22:00"
+keep = { daily = 7 }
+
+[groups.both.schedules.noon]
+when = "weekdays 12:00"
+paused = true
+"""
+
+
+def test_one_of_several_schedules_is_changed(world):
+    world.config.write_text(world.config.read_text() + SEVERAL)
+    said = world.call("group", "edit", "both", "--schedule", "night", "--when", "daily 23:00", "--keep", "")
+    assert said.code == 0, said.err
+    assert "Schedule night of group both was changed" in said.out
+    assert "when: daily 22:00 → daily 23:00" in said.out
+    assert world.call("group", "edit", "both", "--schedule", "noon", "--resume").code == 0
+    assert group(world, "both")["schedules"] == {
+        "night": {"when": "daily 23:00"},
+        "noon": {"when": "weekdays 12:00"},
+    }
+    assert "# when nobody works" in world.config.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("both", "--schedule", "nine", "--jitter", "5 min"), "There are: night, noon."),
+        (("daily", "--schedule", "main", "--jitter", "5 min"), "leave out --schedule"),
+        (("both", "--schedule", "noon", "--tags", "x"), "by a command without --schedule"),
+        (("both", "--schedule", "noon", "--when", ""), "when"),
+        (("both", "--full-every", "0"), "--full-every 30"),
+        (("both", "--only-disks", "vda"), "GUEST=DISK"),
+    ],
+)
+def test_what_a_schedule_cannot_be_told_is_refused(world, words, message):
+    before = world.config.read_text() + SEVERAL
+    world.config.write_text(before)
+    said = world.call("group", "edit", *words)
+    assert said.code != 0
+    assert message in said.err
+    assert world.config.read_text() == before
 
 
 def test_edit_changes_what_it_is_told_and_keeps_comments(world):

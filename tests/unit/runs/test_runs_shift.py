@@ -19,7 +19,7 @@ from vmconsole.errors import (
     RepositoryLocked,
     VmconsoleError,
 )
-from vmconsole.events import CutTogether, GuestFailed, GuestPostponed, PointMade, Warned
+from vmconsole.events import CutTogether, GuestFailed, GuestPostponed, PointMade, StepStarted, Warned
 from vmconsole.interfaces import Cancel
 from vmconsole.model.history import BackupRecord, BackupState
 from vmconsole.runs.runner import Runner
@@ -131,6 +131,12 @@ def test_guests_are_read_at_the_same_time(lab: Lab) -> None:
     assert {point.guest for point in outcome.points} == {"a", "b"}
     assert {point.guest for point in lab.store.saved_points["main"]} == {"a", "b"}
     assert lab.store.claims == {}
+
+
+def test_what_is_told_of_a_guest_says_which_one_of_that_name(lab: Lab) -> None:
+    lab.run(Bag(Work("a", (lab.target("a"),)), Work("b", (lab.target("b"),))))
+    told = lab.of(StepStarted) + lab.of(PointMade)
+    assert {(event.guest, event.uuid) for event in told} == {("a", "uuid-a"), ("b", "uuid-b")}
 
 
 def test_what_waits_for_its_turn_gets_it(lab: Lab) -> None:

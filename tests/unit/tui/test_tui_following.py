@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -223,3 +224,32 @@ def test_any_log_read_in_two_parts_or_with_repetitions_tells_the_same(steps, cut
             ]
             assert len(old) <= 1
     assert whole.finished <= len(whole.guests)
+
+
+def test_two_guests_of_one_name_are_followed_each_by_itself() -> None:
+    def of(uuid: str, host: str) -> list[Event]:
+        plan = replace(planned(), host=host, uuid=uuid)
+        return [StepStarted(RUN, "web", "plan", uuid), plan, replace(read(10), uuid=uuid)]
+
+    one, other = of("1111-1", "kvm1"), of("2222-2", "kvm2")
+    run = after(*[(1.0, event) for pair in zip(one, other, strict=True) for event in pair])
+    more = replace(read(60), uuid="2222-2")
+    warned = Warned(RUN, "web", "It is slow.", uuid="1111-1")
+    run = follow(run, [(10, at(2.0), more.as_json()), (11, at(2.0), warned.as_json())])
+    assert [guest.done // MIB for guest in run.working] == [10, 60]
+    assert [run.label(guest) for guest in run.working] == ["kvm1/web", "kvm2/web"]
+    assert [guest.warnings for guest in run.working] == [("It is slow.",), ()]
+    run = follow(run, [(12, at(3.0), replace(made(), uuid="1111-1").as_json())])
+    assert [guest.uuid for guest in run.working] == ["2222-2"]
+    assert run.finished == 1
+
+
+def test_two_of_one_name_on_one_host_are_told_by_their_uuids() -> None:
+    run = after(*[(1.0, replace(planned(), uuid=uuid)) for uuid in ("11111111-1", "22222222-2")])
+    assert [run.label(guest) for guest in run.working] == ["web (11111111)", "web (22222222)"]
+
+
+def test_a_run_of_an_older_version_tells_no_uuids() -> None:
+    run = after((1.0, planned()), (2.0, read(10)))
+    assert "uuid" not in planned().as_json()
+    assert run.part("1111-1", "web") is run.working[0]

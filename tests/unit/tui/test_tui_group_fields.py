@@ -21,13 +21,17 @@ WHOLE = {
     "kinds": ["vm", "container"],
     "exclude": ["-odd", "x"],
     "exclude_tags": ["scrap"],
+    "exclude_disks": {"db": ["vdb", "vdc"], "#scrap": ["scsi[1-9]"], "a=b": ["sda"]},
+    "only_disks": {"-odd": ["vda"]},
     "when": "0 22 * * 1-5",
     "window": "22:00-06:00",
     "jitter": "20 min",
     "keep": {"last": 3, "daily": 14, "minimum": 2},
+    "full_every": 20,
     "repository": "main",
     "overdue_after": "26 h",
     "together": True,
+    "when_not_together": "apart",
     "freeze": False,
     "paused": "2026-12-24 18:00",
     "ping": "https://hc.example/x",
@@ -106,6 +110,22 @@ def test_keep_rules_as_people_write_them(text: str, rules: dict[str, int]) -> No
 def test_keep_rules_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_keep(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "told"),
+    [
+        ("exclude_disks", "vdb", "GUEST=DISK"),
+        ("only_disks", "db=", "GUEST=DISK"),
+        ("only_disks", "#=vda", "GUEST=DISK"),
+        ("full_every", "0", "from 1 on"),
+        ("full_every", "often", "from 1 on"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_how_to_write_it(key: str, text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        values_of({key: text})
+    assert told in caught.value.hint
 
 
 def test_keep_rules_in_short() -> None:

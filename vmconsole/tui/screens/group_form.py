@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from rich.text import Text
@@ -23,11 +23,12 @@ from vmconsole.tui.commands import Command, Ended
 from vmconsole.tui.context import console_of
 from vmconsole.tui.dialogs.dialog import Ask
 from vmconsole.tui.format import safe
-from vmconsole.tui.group_fields import FIELDS, Field, Kind, texts_of
+from vmconsole.tui.group_fields import FIELDS, SCHEDULE_FIELDS, Field, Kind, schedule_in_short, texts_of
 from vmconsole.tui.group_preview import Preview, Wish, preview_of, preview_text
 from vmconsole.tui.keymap import bindings
 from vmconsole.tui.widgets.bars import KeyBar
 from vmconsole.tui.widgets.choice import Choice
+from vmconsole.tui.widgets.opener import Opener
 from vmconsole.tui.widgets.pane import Pane
 
 _QUIET_SECONDS = 0.25
@@ -75,15 +76,19 @@ class GroupForm(Screen[bool]):
         name: str,
         table: Mapping[str, object],
         repositories: Sequence[str],
-        schedules: Sequence[str] = (),
+        schedule: str = "",
     ) -> None:
-        """table: the group as it stands in the file, or what a new one begins with. schedules: names of its own."""
+        """table: the group as it stands in the file, or what a new one begins with.
+
+        schedule: the one of several that the form is about; table is then its own.
+        """
         super().__init__()
-        self._group = name
-        self._given = texts_of(table)
-        self._before = self._given if name else texts_of({})
+        self._group, self._schedule = name, schedule
+        self._items = SCHEDULE_FIELDS if schedule else FIELDS
+        self._given = texts_of(table, self._items)
+        self._before = self._given if name else texts_of({}, self._items)
         self._repositories = repositories
-        self._schedules = schedules
+        self._schedules = _own_schedules(table)
         self._timer: Timer | None = None
         self._thinking = False
         self.preview: Preview | None = None
@@ -99,8 +104,10 @@ class GroupForm(Screen[bool]):
                 with Vertical(id="fields"):
                     if not self._group:
                         yield self._line(_NAME, Input(id="name", select_on_focus=False))
-                    for item in FIELDS:
-                        if not (item.key == "when" and self._schedules):
+                    for item in self._items:
+                        if item.key == "when" and self._schedules:
+                            yield from self._schedule_lines()
+                        else:
                             yield self._line(item, self._widget(item))
                 yield Static(id="hint", markup=False)
             yield Pane(id="preview")
@@ -109,6 +116,12 @@ class GroupForm(Screen[bool]):
     def _line(self, item: Field, widget: Widget) -> Horizontal:
         return Horizontal(Label(item.label, markup=False), widget, classes="field")
 
+    def _schedule_lines(self) -> Iterator[Horizontal]:
+        for number, (name, table) in enumerate(self._schedules.items()):
+            label = Label("" if number else "schedules", markup=False)
+            opener = Opener(name, f"{name}: {schedule_in_short(table)}")
+            yield Horizontal(label, opener, classes="field")
+
     def _widget(self, item: Field) -> Widget:
         text = self._given[item.key]
         if item.kind is Kind.REPOSITORY:
@@ -116,17 +129,16 @@ class GroupForm(Screen[bool]):
             return Choice([("", "the default"), *names], text, id=item.key)
         if item.kind is Kind.FLAG:
             return Choice([("no", "no"), ("yes", "yes")], text, id=item.key)
+        if item.kind is Kind.WORD:
+            return Choice(item.words, text, id=item.key)
         if item.kind is Kind.THREE:
             return Choice([("default", "as in [defaults]"), ("yes", "yes"), ("no", "no")], text, id=item.key)
         return Input(visible(text), id=item.key, select_on_focus=False)
 
     def on_mount(self) -> None:
         title = Text.assemble("Group ", safe(self._group or "new", "title"), end="")
-        if self._schedules:
-            names = ", ".join(self._schedules)
-            title.append_text(
-                safe(f"  its schedules ({names}) have tables of their own: E edits the file", "quiet")
-            )
+        if self._schedule:
+            title.append(", schedule ").append_text(safe(self._schedule, "title"))
         self.query_one("#heading", Static).update(console_of(self).colours.paint(title))
         self.query_one("#preview", Pane).border_title = Content("what would come of it")
         first = self.query("#fields Input").first()
@@ -137,7 +149,7 @@ class GroupForm(Screen[bool]):
 
     def wish(self) -> Wish:
         after = dict(self._given)
-        for item in FIELDS:
+        for item in self._items:
             for widget in self.query(f"#{item.key}"):
                 if isinstance(widget, Input | Choice):
                     after[item.key] = widget.value
@@ -147,7 +159,7 @@ class GroupForm(Screen[bool]):
             for key, text in after.items()
         }
         name = self._group or self.query_one("#name", Input).value.strip()
-        return Wish(name, not self._group, self._before, after)
+        return Wish(name, not self._group, self._before, after, self._schedule)
 
     @property
     def touched(self) -> bool:
@@ -165,8 +177,12 @@ class GroupForm(Screen[bool]):
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         key = event.widget.id or ""
-        item = next((item for item in (_NAME, *FIELDS) if item.key == key), None)
-        hint = safe(item.hint if item else "the arrows scroll; tab goes back to the fields", "quiet")
+        item = next((item for item in (_NAME, *self._items) if item.key == key), None)
+        if isinstance(event.widget, Opener):
+            told = "enter changes this one; another one is made in the file, with E in the list of groups"
+        else:
+            told = item.hint if item else "the arrows scroll; tab goes back to the fields"
+        hint = safe(told, "quiet")
         hint.no_wrap = False
         if item and item.example:
             hint.append("; as in ").append(item.example, "strong")
@@ -236,7 +252,8 @@ class GroupForm(Screen[bool]):
         if self.preview is None:
             return
         wish = self.preview.wish
-        said = f"Group {wish.name} was {'made' if wish.new else 'changed'}."
+        what = f"Schedule {wish.schedule} of group {wish.name}" if wish.schedule else f"Group {wish.name}"
+        said = f"{what} was {'made' if wish.new else 'changed'}."
         console_of(self).carry_out(Command(self.preview.command, said), self._saved)
 
     def _saved(self, ended: Ended) -> None:
@@ -246,11 +263,25 @@ class GroupForm(Screen[bool]):
         if ended.ok and self.is_attached:
             self.dismiss(True)
 
+    def on_opener_opened(self, message: Opener.Opened) -> None:
+        """What was typed here stays; the schedule is a table, and a command, of its own."""
+        name = message.name
+        form = GroupForm(self._group, self._schedules[name], (), name)
+        self.app.push_screen(form, self._schedule_left)
+
+    def _schedule_left(self, saved: bool | None) -> None:
+        if not saved:
+            return
+        self._schedules = _own_schedules(console_of(self).services.editor.fields("groups", self._group))
+        for opener in self.query(Opener):
+            if (table := self._schedules.get(opener.name or "")) is not None:
+                opener.show(f"{opener.name}: {schedule_in_short(table)}")
+        self._later()
+
     def action_field(self, by: int) -> None:
         """The field below or above; round at the ends."""
-        fields = [
-            widget for widget in self.query("#fields Input, #fields Choice") if isinstance(widget, Widget)
-        ]
+        kinds = "#fields Input, #fields Choice, #fields Opener"
+        fields = [widget for widget in self.query(kinds) if isinstance(widget, Widget)]
         at = fields.index(self.focused) if self.focused in fields else -by
         fields[(at + by) % len(fields)].focus()
 
@@ -276,5 +307,10 @@ class GroupForm(Screen[bool]):
 
 def form_for(name: str, table: Mapping[str, object], repositories: Sequence[str]) -> GroupForm:
     """For the group of that name. table: as it stands in the file."""
+    return GroupForm(name, table, repositories)
+
+
+def _own_schedules(table: Mapping[str, object]) -> Mapping[str, Mapping[str, object]]:
+    """Those that have tables of their own within the group's."""
     own = table.get("schedules")
-    return GroupForm(name, table, repositories, tuple(own) if isinstance(own, Mapping) else ())
+    return own if isinstance(own, Mapping) else {}

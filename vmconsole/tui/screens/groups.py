@@ -192,7 +192,8 @@ class Groups(Place[GroupRow]):
     def _ask_resume(self, name: str) -> None:
         own = self.console_app.services.editor.fields("groups", name).get("schedules", {})
         if any(isinstance(table, dict) and table.get("paused") for table in own.values()):
-            self.notify("A schedule is paused in its own table: E opens the file.", severity="warning")
+            said = "A schedule is paused by itself: e, then enter on that schedule, ends it."
+            self.notify(said, severity="warning")
             return
         text = Text("Its schedules go on: what was missed is caught up at the next chance.", end="")
 

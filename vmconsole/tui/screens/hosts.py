@@ -19,10 +19,11 @@ from vmconsole.tui.dialogs.dialog import Ask
 from vmconsole.tui.dialogs.hosts import Trusting, open_add_host, remove_host, said_of_cleaning
 from vmconsole.tui.dialogs.said import Said
 from vmconsole.tui.format import safe
-from vmconsole.tui.host_rows import Checked, Extras, Held, HostRow, checked_from, host_rows
+from vmconsole.tui.host_rows import Extras, Held, HostRow, checked_from, host_rows
 from vmconsole.tui.host_text import gauge, host_detail, leftovers_text, why_text
 from vmconsole.tui.keymap import bindings
 from vmconsole.tui.picture import Picture
+from vmconsole.tui.remembered import Remembered
 from vmconsole.tui.screens.place import Place
 from vmconsole.tui.widgets.listing import Column, Listing
 
@@ -40,12 +41,14 @@ class Hosts(Place[HostRow]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._checked: dict[str, Checked] = {}
-        self._checking: set[str] = set()
         self._extras = Extras()
         self._read: Picture | None = None
         self._reading = False
         self._held: dict[str, tuple[Held, ...]] = {}
+
+    @property
+    def _memory(self) -> Remembered:
+        return self.console_app.remembered
 
     def make_listing(self) -> Listing[HostRow]:
         glyphs = self.console_app.glyphs
@@ -97,7 +100,7 @@ class Hosts(Place[HostRow]):
         console = self.console_app
         self._read_extras(picture)
         failures = dict(console.feed.failures)
-        return host_rows(picture, failures, console.asking, self._checked, self._extras)
+        return host_rows(picture, failures, console.asking, self._memory.checked, self._extras)
 
     def heading(self, picture: Picture) -> Text:
         text = Text("Hosts", "title", end="")
@@ -157,9 +160,9 @@ class Hosts(Place[HostRow]):
             self.check(row.name)
 
     def check(self, name: str) -> None:
-        if name in self._checking:
+        if name in self._memory.checking:
             return
-        self._checking.add(name)
+        self._memory.checking.add(name)
         console = self.console_app
         carry_out_quietly(
             console, Command(("host", "check", name)), lambda ended: self._check_ended(name, ended)
@@ -167,8 +170,8 @@ class Hosts(Place[HostRow]):
         self.show_picture()
 
     def _check_ended(self, name: str, ended: Ended) -> None:
-        self._checking.discard(name)
-        self._checked[name] = found = checked_from(ended, self.console_app.services.clock.now())
+        self._memory.checking.discard(name)
+        self._memory.checked[name] = found = checked_from(ended, self.console_app.services.clock.now())
         failing = len(found.failing)
         if found.error:
             said = f"{name} could not be checked: {found.error}"
@@ -225,7 +228,7 @@ class Hosts(Place[HostRow]):
         row = self.current
         if row is None and action in ("hosts.check", "hosts.trust", "hosts.remove"):
             return "No host is configured yet. n adds one."
-        if action == "hosts.check" and row is not None and row.name in self._checking:
+        if action == "hosts.check" and row is not None and row.name in self._memory.checking:
             return f"{row.name} is being checked."
         if action == "hosts.clean" and not self._extras.leftovers:
             return "No killed run left anything behind."
@@ -253,7 +256,7 @@ class Hosts(Place[HostRow]):
     # --- cells ---
 
     def _checks_cell(self, row: HostRow) -> Text:
-        if row.name in self._checking:
+        if row.name in self._memory.checking:
             return safe("checking", "running")
         if row.checked is None:
             return safe("–", "quiet")

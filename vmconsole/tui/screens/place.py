@@ -112,7 +112,7 @@ class Place(Screen[None], Pictured, Generic[R]):
     def show_picture(self) -> None:
         if not self.is_mounted or self.held_still:
             return
-        self.query_one(TopBar).refresh()
+        self.query_one(TopBar).show_picture()
         heading = self.console_app.colours.paint(self.heading(self.picture))
         self.query_one("#heading", Static).update(heading, layout=False)
         self.listing.border_title = Content.from_rich_text(heading)

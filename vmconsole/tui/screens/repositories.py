@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import ClassVar
 
 from rich.text import Text
@@ -17,6 +16,7 @@ from vmconsole.tui.dialogs.dialog import Ask
 from vmconsole.tui.format import safe
 from vmconsole.tui.keymap import bindings
 from vmconsole.tui.picture import Picture
+from vmconsole.tui.remembered import Remembered
 from vmconsole.tui.repositories import KINDS, Answer, Known, RepositoryRow, ask, read_known, row_of
 from vmconsole.tui.repository_cells import SHOWN, compact_text, factor_cell, free_bytes, free_cell, points_are
 from vmconsole.tui.repository_detail import recovery_text, repository_text, why_text
@@ -58,14 +58,15 @@ class Repositories(Place[RepositoryRow]):
     def __init__(self) -> None:
         super().__init__()
         self.known: Mapping[str, Known] | None = None
-        self.answers: dict[str, Answer] = {}
-        self.asked: dict[str, datetime] = {}
-        """Since when those that have not answered yet are being asked."""
         self._read_at: Picture | None = None
         self._read_time: float | None = None
         self._reading = False
         self._runs_then: tuple[object, ...] = ()
         self._first = True
+
+    @property
+    def _memory(self) -> Remembered:
+        return self.console_app.remembered
 
     def make_listing(self) -> Listing[RepositoryRow]:
         glyphs = self.console_app.glyphs
@@ -137,10 +138,10 @@ class Repositories(Place[RepositoryRow]):
         services = self.console_app.services
         config = self.picture.config
         for name in config.repositories if config else ():
-            if name in self.asked:
+            if name in self._memory.asked:
                 continue
-            self.asked[name] = services.clock.now()
-            before = self.answers.get(name)
+            self._memory.asked[name] = services.clock.now()
+            before = self._memory.answers.get(name)
 
             def put(name: str = name, before: Answer | None = before) -> None:
                 self.post_message(self.Answered(name, ask(services, name, before)))
@@ -148,8 +149,8 @@ class Repositories(Place[RepositoryRow]):
             threading.Thread(target=put, name=f"repository-{name}", daemon=True).start()
 
     def on_repositories_answered(self, message: Answered) -> None:
-        self.asked.pop(message.name, None)
-        self.answers[message.name] = message.answer
+        self._memory.asked.pop(message.name, None)
+        self._memory.answers[message.name] = message.answer
         self._read_again(now=True)
         super().show_picture()
 
@@ -168,8 +169,8 @@ class Repositories(Place[RepositoryRow]):
                 settings,
                 self.known.get(name, Known()),
                 picture,
-                self.answers.get(name),
-                self.asked.get(name),
+                self._memory.answers.get(name),
+                self._memory.asked.get(name),
             )
             for name, settings in picture.config.repositories.items()
         ]
@@ -186,8 +187,8 @@ class Repositories(Place[RepositoryRow]):
             f" · {sum(row.known.points for row in rows)} points · stored {size(sum(row.stored for row in rows))}",
             "quiet",
         )
-        if self.asked:
-            text.append(f" · asking {', '.join(safe(name).plain for name in self.asked)}", "quiet")
+        if self._memory.asked:
+            text.append(f" · asking {', '.join(safe(name).plain for name in self._memory.asked)}", "quiet")
         return text
 
     def detail_title(self, row: RepositoryRow) -> Text:

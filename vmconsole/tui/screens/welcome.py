@@ -30,9 +30,10 @@ from vmconsole.tui.first_steps import (
     steps,
 )
 from vmconsole.tui.format import safe, safe_lines
-from vmconsole.tui.host_rows import Checked, checked_from
+from vmconsole.tui.host_rows import checked_from
 from vmconsole.tui.host_text import checks_text
 from vmconsole.tui.keymap import bindings
+from vmconsole.tui.remembered import Remembered
 from vmconsole.tui.states import Glyphs, State
 from vmconsole.tui.widgets.bars import KeyBar, TopBar
 from vmconsole.tui.widgets.listing import Column, Listing
@@ -52,8 +53,6 @@ class Welcome(Screen[None], Pictured):
 
     def __init__(self) -> None:
         super().__init__()
-        self._checked: dict[str, Checked] = {}
-        self._checking: set[str] = set()
         self._copied: set[str] = set()
         self._skipped: set[Id] = set()
         self._asked_for_kit = ""
@@ -90,10 +89,14 @@ class Welcome(Screen[None], Pictured):
     def _host(self) -> str:
         return first_host(self.console_app.picture)
 
+    @property
+    def _memory(self) -> Remembered:
+        return self.console_app.remembered
+
     def _steps(self) -> tuple[Step, ...]:
         console = self.console_app
         known = Known(
-            dict(console.feed.failures), console.asking, self._checked, frozenset(self._checking),
+            dict(console.feed.failures), console.asking, self._memory.checked, frozenset(self._memory.checking),
             frozenset(self._copied), frozenset(self._skipped),
         )  # fmt: skip
         return steps(console.picture, known)
@@ -132,16 +135,16 @@ class Welcome(Screen[None], Pictured):
         if step.hint:
             text.append(" → ", "key").append_text(safe_lines(step.hint, "key"))
         text.append("\n\n")
-        if step.id is Id.CHECK and self._host in self._checked:
-            text.append_text(checks_text(self._checked[self._host], console.picture, console.glyphs)).append(
-                "\n"
-            )
+        if step.id is Id.CHECK and self._host in self._memory.checked:
+            text.append_text(
+                checks_text(self._memory.checked[self._host], console.picture, console.glyphs)
+            ).append("\n")
         if step.id is Id.KIT and console.picture.config and (name := first_repository(console.picture)):
             text.append_text(dialogs.kit_text(console.picture.config, name)).append("\n")
         text.append_text(_KEYS[step.id])
         self.query_one("#about", Pane).show(text)
         self.query_one(KeyBar).refresh()
-        self.query_one(TopBar).refresh()
+        self.query_one(TopBar).show_picture()
 
     # --- actions ---
 
@@ -224,7 +227,7 @@ class Welcome(Screen[None], Pictured):
         if action == "welcome.check":
             if not host:
                 return "There is no host yet. Enter on the first step adds one."
-            return f"{host} is being checked." if host in self._checking else ""
+            return f"{host} is being checked." if host in self._memory.checking else ""
         if action == "welcome.open" and first_repository(picture):
             return "There is a repository already; 5 shows it."
         if action == "welcome.skip" and step is not None:
@@ -239,7 +242,7 @@ class Welcome(Screen[None], Pictured):
         picture = self.console_app.picture
         if step.id in (Id.KEY, Id.CHECK) and not self._host:
             return "There is no host yet. Enter on the first step adds one."
-        if step.id is Id.CHECK and self._host in self._checking:
+        if step.id is Id.CHECK and self._host in self._memory.checking:
             return f"{self._host} is being checked."
         if step.id is Id.REPOSITORY and first_repository(picture):
             return "There is a repository already; 5 shows it."
@@ -273,13 +276,13 @@ class Welcome(Screen[None], Pictured):
         ).begin()
 
     def _check(self, host: str) -> None:
-        if host in self._checking:
+        if host in self._memory.checking:
             return
-        self._checking.add(host)
+        self._memory.checking.add(host)
 
         def ended(found: Ended) -> None:
-            self._checking.discard(host)
-            self._checked[host] = checked_from(found, self.console_app.services.clock.now())
+            self._memory.checking.discard(host)
+            self._memory.checked[host] = checked_from(found, self.console_app.services.clock.now())
             self.show_picture()
 
         carry_out_quietly(self.console_app, Command(("host", "check", host)), ended)

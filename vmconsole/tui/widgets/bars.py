@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 from rich.cells import cell_len
 from rich.text import Text
 from textual.widget import Widget
 
+from vmconsole.model.words import visible
 from vmconsole.tui.context import console_of
+from vmconsole.tui.format import safe
 from vmconsole.tui.keymap import PLACES, key_names
 from vmconsole.tui.states import State
 
+_MOST_TROUBLE = 6
+"""Lines."""
+
 
 class TopBar(Widget):
-    """The places with their digits, the current one marked, and on the right what matters now."""
+    """The places with their digits, the current one marked, and on the right what matters now.
+
+    Below it, while the memory cannot be read, why, and what to do about it.
+    """
 
     DEFAULT_CSS = "TopBar { height: 1; dock: top; }"
 
@@ -20,7 +30,38 @@ class TopBar(Widget):
         super().__init__()
         self._place = place
 
+    def on_mount(self) -> None:
+        self.show_picture()
+
+    def on_resize(self) -> None:
+        self.show_picture()
+
+    def show_picture(self) -> None:
+        self.styles.height = 1 + len(self._trouble())
+        self.refresh()
+
     def render(self) -> Text:
+        text = self._places_and_now()
+        for line in self._trouble():
+            text.append("\n").append_text(line)
+        return console_of(self).colours.paint(text)
+
+    def _trouble(self) -> list[Text]:
+        console = console_of(self)
+        trouble, width = console.picture.trouble, max(20, self.app.size.width - 4)
+        if trouble is None:
+            return []
+        told = f"{visible(trouble.message)} What is shown was known before; this is tried again by itself."
+        lines = [safe(line, "failed") for line in _wrapped(told, width)]
+        lines += [safe(line) for line in _wrapped(visible(trouble.hint), width)]
+        first_hint = len(_wrapped(told, width))
+        marks = {0: (f"{console.glyphs.of(State.FAILED)} ", "failed"), first_hint: ("→ ", "key")}
+        return [
+            Text.assemble(" ", marks.get(number, "  "), line, end="")
+            for number, line in enumerate(lines[:_MOST_TROUBLE])
+        ]
+
+    def _places_and_now(self) -> Text:
         width = self.size.width
         right = self._now()
         for names in (True, False):
@@ -30,7 +71,7 @@ class TopBar(Widget):
         else:
             right = Text("", end="")
         gap = max(1, width - cell_len(left.plain) - cell_len(right.plain) - 1)
-        return console_of(self).colours.paint(Text.assemble(left, " " * gap, right, " ", end=""))
+        return Text.assemble(left, " " * gap, right, " ", end="")
 
     def _places(self, *, names: bool) -> Text:
         text = Text(" ", end="")
@@ -94,3 +135,8 @@ class KeyBar(Widget):
     def _add(self, text: Text, name: str, label: str, *, dim: bool) -> None:
         text.append(name, "off" if dim else "key bold")
         text.append(f" {label}  ", "off" if dim else "quiet")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """A path with hyphens in it stays in one piece."""
+    return wrap(text, width, break_on_hyphens=False)
