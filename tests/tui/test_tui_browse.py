@@ -9,7 +9,8 @@ from datetime import timedelta
 import pytest
 from snapshots import same_as_kept
 
-from vmconsole.errors import PointNotFound, RepositoryLocked
+from vmconsole.errors import FilesUnreadable, PointNotFound, RepositoryLocked
+from vmconsole.model.files import FileEntry, FileKind, Volume
 from vmconsole.tui.states import Glyphs
 
 CURSOR = Glyphs().cursor
@@ -41,11 +42,52 @@ class Repository:
         return self.members
 
     def open_disk(self, archive, path):
+        if path.endswith(".raw"):
+            return  # Inside does not look.
         raise PointNotFound(f"{archive} has no {path}.")
 
 
+class Inside:
+    """What is in a virtual machine's disks: folders by (volume, path)."""
+
+    def __init__(self):
+        self.volumes = [
+            Volume("vda1", "vda", "ext4", 1 << 30, "root", readable=True, mounted="/"),
+            Volume("vda2", "vda", "swap", 1 << 20),
+        ]
+        etc = FileEntry("etc", FileKind.FOLDER, changed=1e9, mode=0o755, owner=0, group=0)
+        wild = FileEntry("[bold]\x1b[2J\udcff", FileKind.FILE, 5, 1e9, 0o600, 0, 0)
+        loop = FileEntry("loop", FileKind.LINK, 3, 1e9, 0o777, 0, 0, target="/[etc]")
+        self.folders = {("", "/"): [etc, wild, loop], ("vda1", "/"): [etc], ("", "/etc"): []}
+        self.error = None
+        self.opened = self.closed = 0
+
+    @contextmanager
+    def __call__(self, disks):
+        if self.error:
+            raise self.error
+        self.opened += 1
+        yield self
+        self.closed += 1
+
+    def entries(self, volume, path):
+        if self.error:
+            raise self.error
+        return iter(self.folders[volume, path])
+
+    def read(self, volume, path, offset, length):
+        yield b"\x1b[2Jhi"[:length]
+
+
 @pytest.fixture
-def repository(shop):
+def inside(shop):
+    made = Inside()
+    shop.services.files = made
+    return made
+
+
+@pytest.fixture
+def repository(shop, inside):
     made = Repository()
     shop.services.repository = lambda name: made
     return made
@@ -62,7 +104,7 @@ def test_a_virtual_machine_as_it_looks(shop, repository, drive, width, height):
         async with shop.console(width, height) as driver:
             move_to(driver, "dc-01")
             await driver.press("f")
-            await driver.see("config/")
+            await driver.see("volumes/")
             same_as_kept(f"browse-{width}x{height}", driver.screen.replace(CURSOR, "▸"))
 
     drive(test())
@@ -99,8 +141,8 @@ def test_a_locked_repository_says_so_and_is_read_again(shop, repository, drive):
             await driver.see("There is nothing to open.")
             repository.error = None
             await driver.press("c")
-            await driver.see("config/")
-            assert repository.opened == 2
+            await driver.see("volumes/")
+            assert repository.opened == 3, "for its configuration, and for its disks"
             assert "Wait for run 12." not in driver.screen
 
     drive(test())
@@ -154,5 +196,54 @@ def test_an_older_container_has_no_index_and_says_so(shop, repository, drive):
             await driver.see("files, folder by folder")
             await driver.press("enter")
             await driver.see("Inside box")
+
+    drive(test())
+
+
+def test_names_from_a_guest_are_shown_and_never_obeyed(shop, repository, inside, drive):
+    async def test():
+        async with shop.console(120, 36) as driver:
+            move_to(driver, "dc-01")
+            await driver.press("f")
+            await driver.see("volumes/")
+            driver.app.screen.query_one("Listing").move_to("files")
+            await driver.press("enter")
+            await driver.see("[bold]\\x1b[2J")
+            await driver.see("→ /[etc]")
+            await driver.press("down", "enter")
+            await driver.see("\\x1b[2Jhi"[:5])
+            await driver.press("escape", "escape", "escape")
+            await driver.see("last good")
+            await driver.wait_for(lambda: inside.closed == inside.opened == 1, "the disks are let go")
+
+    drive(test())
+
+
+def test_a_folder_that_cannot_be_read_says_so_and_the_rest_stays(shop, repository, inside, drive):
+    async def test():
+        async with shop.console(80, 24) as driver:
+            move_to(driver, "dc-01")
+            await driver.press("f")
+            await driver.see("volumes/")
+            inside.error = FilesUnreadable("/ cannot be read: a broken [/extent].", hint="Restore the disk.")
+            driver.app.screen.query_one("Listing").move_to("files")
+            await driver.press("enter")
+            await driver.see("✗ / cannot be read: a broken [/extent].")
+            assert "→ Restore the disk." in driver.screen
+            inside.error = None
+            await driver.press("enter")
+            await driver.see("etc/")
+
+    drive(test())
+
+
+def test_disks_without_files_say_what_they_are(shop, repository, inside, drive):
+    async def test():
+        inside.volumes = [Volume("vda1", "vda", "encrypted", 1 << 30, note="LUKS. It is encrypted.")]
+        async with shop.console(80, 24) as driver:
+            move_to(driver, "dc-01")
+            await driver.press("f")
+            await driver.see("no files that can be read here. vda1: LUKS.")
+            assert "volumes/" not in driver.screen
 
     drive(test())

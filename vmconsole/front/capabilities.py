@@ -37,14 +37,6 @@ class Capability:
 
 CAPABILITIES = (
     Capability(
-        "files",
-        "Browsing the files of a virtual machine's disks in the console",
-        ("mount", "browse"),
-        "List them: vmconsole ls POINT:/\n"
-        "See one: vmconsole cat POINT:/PATH\n"
-        "Take them out: vmconsole get POINT:/PATH FOLDER",
-    ),
-    Capability(
         "verify",
         "Verifying a single restore point",
         ("verify",),

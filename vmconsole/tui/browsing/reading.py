@@ -7,22 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmconsole.errors import PointNotFound
-from vmconsole.front.capabilities import capability
+from vmconsole.front.inside import why_unreadable
 from vmconsole.front.services import Services
 from vmconsole.interfaces import RepositoryReader
 from vmconsole.model.point import TAR, RestorePoint
 from vmconsole.runs.feed import INDEX
 from vmconsole.runs.looking import LOCK_PATIENCE, live_marks
 from vmconsole.runs.tarindex import read_index
-from vmconsole.tui.browsing.tree import Entry, Tree, make_tree
+from vmconsole.tui.browsing.session import Session
+from vmconsole.tui.browsing.tree import Entry, Tree, add_volumes, make_tree
 
 MAX_SHOWN = 256 * 1024
-"""Bytes of a container's file that are shown."""
+"""Bytes of a guest's file that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """doubt: why the guest's files are not shown; empty when they are."""
+    """doubt: why the guest's files are not shown; empty when they are, or are still to be looked for."""
 
     point: RestorePoint
     tree: Tree
@@ -47,9 +48,7 @@ def open_point(services: Services, point: RestorePoint, repository: str) -> Open
     with services.repository(repository).reader(wait=LOCK_PATIENCE) as reader:
         files = reader.files(point.archive)
         if not any(disk.format == TAR for disk in point.stored_disks):
-            later = capability("files")
-            told = "" if later.there else f"{later.sentence} enter on a disk says what does the job today."
-            return Opened(point, make_tree(point, files, ()), told)
+            return Opened(point, make_tree(point, files, ()))
         try:
             return Opened(point, make_tree(point, files, _members(reader, point)))
         except PointNotFound:
@@ -63,6 +62,16 @@ def read_file(services: Services, point: RestorePoint, repository: str, entry: E
     with services.repository(repository).reader(wait=LOCK_PATIENCE) as reader:
         source = reader.open_disk(point.archive, tar.path)
         return source.read_at(int(entry.member["data"]), min(entry.size, MAX_SHOWN))
+
+
+def open_disks(session: Session, tree: Tree) -> str:
+    """Add what a virtual machine's disks hold. Returns what is wrong with it, in sentences. Raises VmconsoleError."""
+    volumes = session.volumes()
+    add_volumes(tree, volumes)
+    if any(one.readable for one in volumes):
+        return " ".join(f"{one.name}: {one.note}" for one in volumes if one.readable and one.note)
+    told = " ".join(f"{one.name}: {why_unreadable(one)}" for one in volumes)
+    return f"Its disks hold no files that can be read here. {told}"
 
 
 def _members(reader: RepositoryReader, point: RestorePoint) -> Iterator[Mapping[str, Any]]:

@@ -9,11 +9,10 @@ from datetime import UTC, datetime, tzinfo
 
 from rich.text import Text
 
-from vmconsole.front.capabilities import capability
 from vmconsole.model.point import RestorePoint
 from vmconsole.model.words import size
 from vmconsole.tui.browsing.reading import MAX_SHOWN
-from vmconsole.tui.browsing.tree import FILES, Entry, Kind, Tree, mode_text, readable
+from vmconsole.tui.browsing.tree import FILES, VOLUMES, Entry, Kind, Tree, mode_text, place_of, readable
 from vmconsole.tui.format import safe, safe_lines
 from vmconsole.tui.widgets.listing import Column
 
@@ -35,8 +34,8 @@ def columns(narrow: Callable[[], bool], zone: Callable[[], tzinfo]) -> list[Colu
     ]  # fmt: skip
 
 
-def preview(entry: Entry, tree: Tree, archive: str) -> Text:
-    """What an entry is, and its text or what is in it. archive: to be named in commands."""
+def preview(entry: Entry, tree: Tree) -> Text:
+    """What an entry is, and its text or what is in it."""
     text = Text.assemble(safe(entry.name, "title"), "\n", end="")
     if entry.note:
         text.append(f"{safe(entry.note).plain}\n", "quiet")
@@ -44,12 +43,16 @@ def preview(entry: Entry, tree: Tree, archive: str) -> Text:
     if entry.kind is Kind.TEXT:
         return text.append_text(content_text(entry, tree.texts.get(entry.path, b"")))
     if entry.kind is Kind.FOLDER:
+        if entry.path in tree.unread:
+            return text.append(
+                "enter looks inside, x takes it out\n" if can_get(entry) else "enter looks inside\n"
+            )
         inside = tree.inside(entry.path)
         return text.append(f"{len(inside)} inside\n", "quiet").append_text(
             Text("\n".join(safe(item.name).plain for item in inside[:_NAMED]), end="")
         )
     if entry.kind is Kind.DISK:
-        return text.append_text(files_later(archive))
+        return text.append("r restores it whole. The files on it are in the folders files and volumes.\n")
     if entry.kind is Kind.TAR:
         return text.append("The container's files are in the folder files, one by one.\n")
     text.append(f"{size(entry.size)}  {mode_text(entry.member)}  {_owner(entry).plain}\n")
@@ -69,28 +72,31 @@ def content_text(entry: Entry, content: bytes) -> Text:
     return safe_lines(text.replace("\r\n", "\n").replace("\t", "    "))
 
 
-def files_later(archive: str) -> Text:
-    """What is said where a virtual machine's files would be."""
-    later = capability("files")
-    today = safe_lines(later.instead_for(archive), "quiet")
-    return Text.assemble((later.sentence, "late"), "\n\n", today, end="")
-
-
 def get_command(point: RestorePoint, repository: str, entry: Entry) -> tuple[str, ...]:
-    """What takes a container's file or folder out, but for `--to`."""
-    path = entry.path.removeprefix(f"{FILES}/")
+    """What takes a guest's file or folder out, but for `--to`."""
+    volume, path = place_of(entry.path) or ("", "/")
+    path = path.removeprefix("/")
     # A name that looks like an option would be taken for one.
-    return ("get", point.archive, f"./{path}" if path.startswith("-") else path, "--repository", repository)
+    path = f"./{path}" if path.startswith("-") else path or "/"
+    return ("get", f"{point.archive}:{volume}" if volume else point.archive, path, "--repository", repository)
+
+
+def can_get(entry: Entry) -> bool:
+    """Whether it is something of the guest's, and not all of it."""
+    place = place_of(entry.path)
+    return place is not None and place[1] != "/"
 
 
 def why_not_get(entry: Entry) -> str:
     """Why an entry is not taken out, as a sentence; empty when it can be."""
-    if entry.path.startswith(f"{FILES}/"):
+    if can_get(entry):
         return ""
+    if entry.path.partition("/")[0] == VOLUMES:
+        return "All of a volume at once is the disk: r restores it."
     if entry.kind is Kind.DISK or entry.path == "disks":
         return "Disks are restored whole: r."
     if entry.path == FILES or entry.kind is Kind.TAR or entry.path == "container":
-        return "All files at once are the tar: r restores it."
+        return "All files at once are the tar, or the disks: r restores them."
     return "This is shown, not taken out: enter, or borg extract."
 
 

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from vmconsole.model.files import FileEntry, FileKind, Volume
 from vmconsole.model.point import TAR, RestorePoint
 from vmconsole.runs.tarindex import clean
 
 FILES = "files"
-"""The folder that a container's files are shown in."""
+"""The folder that the guest's files are shown in."""
+VOLUMES = "volumes"
+"""The folder that a virtual machine's partitions and logical volumes are shown in, one by one."""
 _LONGEST = 8192
 """Letters of a path; a longer one is not shown."""
 
@@ -23,14 +26,15 @@ class Kind(Enum):
     DISK = "disk"
     TAR = "tar"
     FILE = "file"
-    """Of a container."""
+    """Of the guest."""
     LINK = "link"
     OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """path: from the top of the restore point. member: of a container's file, its line in the index.
+    """path: from the top of the restore point. member: of the guest's file, its mode and owner, as the index of a
+    container has them.
 
     size: bytes. changed: seconds since 1970, None where that is not known.
     """
@@ -53,10 +57,11 @@ class Entry:
 
 @dataclass(slots=True)
 class Tree:
-    """texts: the small members' contents, by path."""
+    """texts: the small members' contents, by path. unread: folders of a virtual machine that nobody looked into yet."""
 
     folders: dict[str, dict[str, Entry]] = field(default_factory=dict)
     texts: Mapping[str, bytes] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)
 
     def inside(self, folder: str) -> list[Entry]:
         """Folders first, then by name."""
@@ -96,6 +101,50 @@ def make_tree(point: RestorePoint, files: Mapping[str, bytes], members: Iterable
     return tree
 
 
+def place_of(path: str) -> tuple[str, str] | None:
+    """Volume and path in the guest of what is shown as path; None for what is none of the guest's files."""
+    top, _, rest = path.partition("/")
+    if top == FILES:
+        return "", f"/{rest}"
+    volume, _, inside = rest.partition("/")
+    return (volume, f"/{inside}") if top == VOLUMES and volume else None
+
+
+def add_volumes(tree: Tree, volumes: Iterable[Volume]) -> None:
+    """What a virtual machine's disks hold: its own tree, and each volume, as folders that are read when opened."""
+    readable = [one for one in volumes if one.readable]
+    if not readable:
+        return
+    for path, note in (
+        (FILES, _FOLDERS[FILES]),
+        *(
+            (f"{VOLUMES}/{one.name}", " ".join(filter(None, (one.kind, one.label, one.mounted))))
+            for one in readable
+        ),
+    ):
+        tree.add(Entry(path, Kind.FOLDER, note=note))
+        tree.unread.add(path)
+
+
+def add_entries(tree: Tree, folder: str, entries: Iterable[FileEntry]) -> None:
+    """What is in a folder of a virtual machine, which is read now."""
+    tree.unread.discard(folder)
+    tree.folders.setdefault(folder, {})
+    for entry in entries:
+        path = f"{folder}/{entry.name}"
+        if "/" in entry.name or len(path) > _LONGEST:
+            continue
+        kind = _KINDS.get(entry.kind, Kind.OTHER)
+        member = {} if entry.mode is None else {"mode": entry.mode, "uid": entry.owner, "gid": entry.group}
+        note = f"→ {entry.target}" if kind is Kind.LINK else entry.kind.value if kind is Kind.OTHER else ""
+        tree.add(Entry(path, kind, entry.size, entry.changed, note, member))
+        if kind is Kind.FOLDER:
+            tree.unread.add(path)
+
+
+_KINDS = {FileKind.FOLDER: Kind.FOLDER, FileKind.FILE: Kind.FILE, FileKind.LINK: Kind.LINK}
+
+
 def _entry(path: str, member: Mapping[str, Any]) -> Entry:
     kinds = {"dir": Kind.FOLDER, "file": Kind.FILE, "symlink": Kind.LINK, "hardlink": Kind.LINK}
     kind = kinds.get(str(member.get("type")), Kind.OTHER)
@@ -133,7 +182,8 @@ _FOLDERS = {
     "firmware": "what the guest's firmware remembers",
     "disks": "its disks",
     "container": "all its files, as one tar",
-    FILES: "the container's files",
+    FILES: "the guest's files",
+    VOLUMES: "its partitions and logical volumes, one by one",
 }
 _NOTES: Sequence[tuple[str, str]] = (
     ("guest.json", "what vmconsole knows of this restore point"),

@@ -27,7 +27,7 @@ class What(Enum):
     @property
     def later(self) -> Capability | None:
         """What is missing for it; None when it can be done."""
-        if self in (What.GUEST, What.DISKS, What.DISK):
+        if self in (What.GUEST, What.DISKS, What.DISK, What.FILES):
             return None
         found = capability(self.value)
         return None if found.there else found
@@ -97,8 +97,6 @@ def is_container(point: RestorePoint) -> bool:
 
 def why_not_what(what: What, point: RestorePoint | None) -> str:
     """Why this cannot be restored, as a sentence; empty when it can."""
-    if what is What.FILES and point is not None and is_container(point):
-        return ""
     if what.later is not None:
         return what.later.sentence
     if point is None:

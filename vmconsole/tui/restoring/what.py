@@ -210,7 +210,7 @@ def options(point: RestorePoint | None) -> list[Option]:
     labels: list[tuple[What, str, str]] = [
         (What.GUEST, "the whole guest, as a new one", f"beside what is there, on any {_hosts(container)}"),
         (What.DISKS, every if several or container else "its disk, as a file", f"{told}, on this machine"),
-        (What.FILES, "files and folders", "look inside, and take out what is wanted" if container else ""),
+        (What.FILES, "files and folders", "look inside, and take out what is wanted"),
         (What.ROLLBACK, "roll back in place", ""),
         (What.BOOT, "boot it now", ""),
     ]
@@ -242,6 +242,7 @@ _MEANS = {
     "The old one stays as it is, running or not.",
     What.DISKS: "Sparse raw files in a folder of this machine, to be mounted, attached or copied elsewhere.",
     What.DISK: "One sparse raw file on this machine, to be mounted, attached or copied elsewhere.",
+    What.FILES: "The files on its disks, folder by folder; x there takes a file or folder out to this machine.",
 }
 _MEANS_CONTAINER = {
     What.GUEST: "A new container with a number and files of its own, on the Proxmox host of your choice. The old one "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,8 +18,12 @@ from textual.widgets import Input, Static
 from vmconsole.errors import VmconsoleError
 from vmconsole.model.point import RestorePoint
 from vmconsole.model.words import size
-from vmconsole.tui.browsing.reading import Opened, newest_point, open_point, read_file
+from vmconsole.runs.takeout import tar_of
+from vmconsole.tui.browsing.answers import Content, Disks, Failed, Listed, Ready
+from vmconsole.tui.browsing.reading import MAX_SHOWN, Opened, newest_point, open_disks, open_point, read_file
+from vmconsole.tui.browsing.session import Session
 from vmconsole.tui.browsing.showing import (
+    can_get,
     columns,
     content_text,
     get_command,
@@ -27,7 +32,7 @@ from vmconsole.tui.browsing.showing import (
     why_not_open,
 )
 from vmconsole.tui.browsing.taking import TakeOut
-from vmconsole.tui.browsing.tree import FILES, Entry, Kind, Tree
+from vmconsole.tui.browsing.tree import FILES, VOLUMES, Entry, Kind, Tree, add_entries, place_of
 from vmconsole.tui.commands import Command, Ended
 from vmconsole.tui.context import console_of
 from vmconsole.tui.format import safe, safe_lines
@@ -70,25 +75,11 @@ class BrowseScreen(Screen[None]):
     BrowseScreen #said { height: auto; max-height: 5; padding: 0 1; background: $surface; }
     """
 
-    class Ready(Message):
-        def __init__(self, opened: Opened) -> None:
-            super().__init__()
-            self.opened = opened
-
-    class Failed(Message):
-        def __init__(self, error: VmconsoleError) -> None:
-            super().__init__()
-            self.error = error
-
-    class Content(Message):
-        def __init__(self, entry: Entry, content: bytes) -> None:
-            super().__init__()
-            self.entry, self.content = entry, content
-
     def __init__(self, point: RestorePoint | None, guest: str, repository: str) -> None:
         super().__init__()
         self._point, self._guest, self._repository = point, guest, repository
         self._tree: Tree | None = None
+        self._session: Session | None = None
         self._busy = False
         self.folder = ""
 
@@ -119,10 +110,10 @@ class BrowseScreen(Screen[None]):
             try:
                 self.post_message(work())
             except VmconsoleError as error:
-                self.post_message(self.Failed(error))
+                self.post_message(Failed(error))
 
         self._busy = True
-        self._show()
+        self._show(self._entry.path if self._entry else "")
         threading.Thread(target=run, name="browse", daemon=True).start()
 
     def _read(self) -> None:
@@ -130,29 +121,60 @@ class BrowseScreen(Screen[None]):
 
         def work() -> Message:
             point = self._point or newest_point(services, self._guest, self._repository)
-            return self.Ready(open_point(services, point, self._repository))
+            return Ready(open_point(services, point, self._repository))
 
         self._say(Text(f"Reading repository {self._repository} …", "running", end=""))
         self._in_thread(work)
 
-    def on_browse_screen_ready(self, message: Ready) -> None:
+    def on_browse_ready(self, message: Ready) -> None:
         opened = message.opened
         self._busy, self._tree, self._point = False, opened.tree, opened.point
         listing = self.query_one(Listing)
         listing.empty = "This folder is empty."
-        # What only a container's files have.
-        listing.wide = FILES in opened.tree.folders
         self._say(safe_lines(opened.doubt, "quiet"))
+        if tar_of(opened.point) is None:
+            self._open_disks(opened)
         self._show()
 
-    def on_browse_screen_failed(self, message: Failed) -> None:
+    def _open_disks(self, opened: Opened) -> None:
+        """Find out what a virtual machine's disks hold, while its configuration is shown already."""
+        session = Session(console_of(self).services, opened.point, self._repository)
+        self._close_session()
+        self._session = session
+        # The tree is the screen's: what is found is added to a copy that nobody shows yet.
+        tree = replace(
+            opened.tree, folders={path: dict(inside) for path, inside in opened.tree.folders.items()}
+        )
+
+        def work() -> Message:
+            doubt = open_disks(session, tree)
+            return Disks(tree, doubt)
+
+        self._say(Text("Looking for file systems on its disks …", "running", end=""))
+        self._in_thread(work)
+
+    def on_browse_disks(self, message: Disks) -> None:
+        self._busy, self._tree = False, message.tree
+        self._say(safe_lines(message.doubt, "late"))
+        self._show(self._entry.path if self._entry else "")
+
+    def on_unmount(self) -> None:
+        self._close_session()
+
+    def _close_session(self) -> None:
+        """In a thread: it may be in the middle of a question to a repository far away."""
+        session, self._session = self._session, None
+        if session is not None:
+            threading.Thread(target=session.close, name="browse", daemon=True).start()
+
+    def on_browse_failed(self, message: Failed) -> None:
         self._busy = False
         error = message.error
         text = Text.assemble(("✗ ", "failed"), safe_lines(error.message), end="")
         if error.hint:
             text.append("\n→ ", "key").append_text(safe_lines(error.hint))
         self._say(text.append("\nc reads again, esc goes back.", "quiet"))
-        self._show()
+        self._show(self._entry.path if self._entry else "")
 
     def _say(self, text: Text) -> None:
         line = self.query_one("#said", Static)
@@ -163,6 +185,8 @@ class BrowseScreen(Screen[None]):
 
     def _show(self, at: str = "") -> None:
         listing = self.query_one(Listing)
+        # What only the guest's files have.
+        listing.wide = self.folder.partition("/")[0] in (FILES, VOLUMES)
         listing.show(self._tree.inside(self.folder) if self._tree else [])
         if not at or not listing.move_to(at):
             listing.action_edge(-1)
@@ -187,7 +211,7 @@ class BrowseScreen(Screen[None]):
         self.query_one(KeyBar).refresh()
 
     def _preview(self, entry: Entry) -> Text:
-        return preview(entry, self._tree or Tree(), self._point.archive if self._point else "POINT")
+        return preview(entry, self._tree or Tree())
 
     @property
     def _entry(self) -> Entry | None:
@@ -201,6 +225,9 @@ class BrowseScreen(Screen[None]):
             return
         if entry.kind is Kind.FOLDER:
             self._clear_filter()
+            if self._tree is not None and entry.path in self._tree.unread:
+                self._read_folder(entry.path)
+                return
             self.folder = entry.path
             self._show()
         elif entry.kind is Kind.FILE:
@@ -208,14 +235,36 @@ class BrowseScreen(Screen[None]):
         else:
             self._open_detail(entry, self._preview(entry))
 
+    def _read_folder(self, folder: str) -> None:
+        session, place = self._session, place_of(folder)
+        if session is None or place is None:
+            return
+        self._say(safe(f"Reading {folder.rpartition('/')[2]} …", "running"))
+        self._in_thread(lambda: Listed(folder, session.entries(*place)))
+
+    def on_browse_listed(self, message: Listed) -> None:
+        self._busy = False
+        self._say(Text("", end=""))
+        if self._tree is not None:
+            add_entries(self._tree, message.folder, message.entries)
+            self.folder = message.folder
+        self._show()
+
     def _open_file(self, entry: Entry) -> None:
         point, repository, services = self._point, self._repository, console_of(self).services
+        session, place = self._session, place_of(entry.path)
         if point is None:
             return
-        self._say(safe(f"Reading {entry.name} …", "running"))
-        self._in_thread(lambda: self.Content(entry, read_file(services, point, repository, entry)))
 
-    def on_browse_screen_content(self, message: Content) -> None:
+        def work() -> Message:
+            if session is not None and place is not None:
+                return Content(entry, session.content(*place, min(entry.size, MAX_SHOWN)))
+            return Content(entry, read_file(services, point, repository, entry))
+
+        self._say(safe(f"Reading {entry.name} …", "running"))
+        self._in_thread(work)
+
+    def on_browse_content(self, message: Content) -> None:
         self._busy = False
         self._say(Text("", end=""))
         if console_of(self).screen is self:
@@ -239,7 +288,7 @@ class BrowseScreen(Screen[None]):
 
     def action_browse_get(self) -> None:
         entry, point = self._entry, self._point
-        if entry is None or point is None or not entry.path.startswith(f"{FILES}/"):
+        if entry is None or point is None or not can_get(entry):
             return
         console = console_of(self)
         words = get_command(point, self._repository, entry)
@@ -259,7 +308,7 @@ class BrowseScreen(Screen[None]):
             )
 
         console.push_screen(
-            TakeOut(f"/{entry.path.removeprefix(f'{FILES}/')}", told, folder),
+            TakeOut("/".join(filter(None, place_of(entry.path) or ())), told, folder),
             lambda to: start(to) if to else None,
         )
 
@@ -338,6 +387,6 @@ class BrowseScreen(Screen[None]):
         entry, point = self._entry, self._point
         if point is None:
             return ()
-        if entry is not None and entry.path.startswith(f"{FILES}/"):
+        if entry is not None and can_get(entry):
             return (*get_command(point, self._repository, entry), "--to", "FOLDER/")
         return ("restore", point.archive, "--to", "FOLDER/")
