@@ -93,7 +93,8 @@ def test_reasons():
     assert why_not_host(HostKind.PROXMOX, CONTAINER) == why_not_host(HostKind.LIBVIRT, PAIR) == ""
     assert "no disk" in why_not_what(What.GUEST, point())
     assert why_not_what(What.GUEST, PAIR) == ""
-    for what in (What.FILES, What.ROLLBACK, What.BOOT):
+    assert why_not_what(What.FILES, PAIR) == ""
+    for what in (What.ROLLBACK, What.BOOT):
         assert why_not_what(what, PAIR).endswith("is not in this version.")
 
 
