@@ -425,7 +425,7 @@ def test_a_dry_run_does_not_wait_for_a_backup_to_end(world):
     assert (said.code, said.document["error"]) == (11, "RepositoryLocked")
 
 
-@pytest.mark.parametrize("verb", ["mount", "verify", "rollback", "boot", "drill", "copy"])
+@pytest.mark.parametrize("verb", ["verify", "rollback", "boot", "drill", "copy"])
 def test_what_is_planned_says_what_does_the_job_today(world, verb):
     said = world.call(verb, "web@latest", "--json")
     assert said.code == 2
