@@ -16,6 +16,8 @@ from vmconsole.remote.machine import Machine, Process
 
 PATIENCE = 60.0
 """Seconds that the parser may take for one request, without the time that its bytes take to come."""
+AT_ONCE = 256 * 1024 * 1024
+"""Bytes of a file that are asked for at once: a large file takes longer than a request may."""
 _HINT = (
     "Restore the disk to a file, and look inside with guestmount or by mounting it: vmconsole restore --help"
 )
@@ -71,8 +73,17 @@ class GuestDisks:
         yield from self._ask(request, lambda answer: [_entry(fields) for fields in answer["entries"]])
 
     def read(self, volume: str, path: str, offset: int, length: int) -> Iterator[bytes]:
-        request = {"op": "read", "volume": volume, "path": path, "offset": offset, "length": length}
-        yield from self._ask(request, _no_documents)
+        end = offset + length
+        while offset < end:
+            wanted = min(AT_ONCE, end - offset)
+            request = {"op": "read", "volume": volume, "path": path, "offset": offset, "length": wanted}
+            got = 0
+            for piece in self._ask(request, _no_documents):
+                got += len(piece)
+                yield piece
+            if got < wanted:
+                return
+            offset += got
 
     def close(self) -> None:
         if self._process is not None:
@@ -162,7 +173,7 @@ class GuestDisks:
         """What is in the middle of an answer is of no more use."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill() if hasattr(process, "kill") else process.close()
+            process.close()
 
 
 def _no_documents(_: dict[str, Any]) -> Iterable[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vmconsole.errors import FilesUnreadable, HostUnreachable, PathNotFound, RepositoryDamaged
+from vmconsole.guestfs import client
 from vmconsole.guestfs.client import GuestDisks, open_files
 from vmconsole.guestfs.wire import HEADER, frame
 from vmconsole.model.files import FileKind
@@ -140,7 +141,19 @@ def test_entries_are_taken_for_no_more_than_they_are():
     )
 
 
-def test_a_process_that_cannot_be_written_to(monkeypatch):
+def test_a_large_file_is_asked_for_piece_by_piece(monkeypatch):
+    monkeypatch.setattr(client, "AT_ONCE", 4)
+    answers = [frame(piece) + frame({"end": True}) for piece in (b"0123", b"4567", b"8")]
+    talk = Talk(VOLUMES, *answers)
+    files = GuestDisks(Machine(talk), {}, 5.0)
+    files.start()
+    assert b"".join(files.read("", "/f", 0, 100)) == b"012345678"
+    assert [
+        b'"offset":%d,' % at in written for at, written in zip((0, 4, 8), talk.written[1:], strict=True)
+    ] == [True] * 3
+
+
+def test_a_process_that_cannot_be_written_to():
     talk = Talk(VOLUMES)
     files = GuestDisks(Machine(talk), {}, 5.0)
     files.start()
