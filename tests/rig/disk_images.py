@@ -33,11 +33,21 @@ def blank(path: Path, size: int) -> Path:
 
 @contextmanager
 def loop(image: Path, *options: str) -> Iterator[str]:
-    device = run("losetup", "--find", "--show", *options, image).strip()
+    device = _loop_device(image, *options)
     try:
         yield device
     finally:
         run("losetup", "--detach", device)
+
+
+def _loop_device(image: Path, *options: str) -> str:
+    """Another test may take the one that was found free before it is ours."""
+    for _ in range(9):
+        try:
+            return run("losetup", "--find", "--show", *options, image).strip()
+        except AssertionError as error:
+            lost = error
+    raise lost
 
 
 @contextmanager
