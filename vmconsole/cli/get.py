@@ -23,10 +23,10 @@ from vmconsole.errors import EXIT_DONE, EXIT_WARNINGS, RestoreFailed, UsageError
 from vmconsole.front.inside import Where, check_volume, open_inside, where
 from vmconsole.front.services import Services
 from vmconsole.model.files import FileKind
-from vmconsole.runs.copyout import Chosen, Item, as_tar, copy_out, everything
+from vmconsole.runs.copyout import Chosen, as_tar, copy_out, everything
 from vmconsole.runs.copyout import choose as choose_files
 from vmconsole.runs.looking import LOCK_PATIENCE, reading
-from vmconsole.runs.takeout import choose, destinations, take_out, tar_of
+from vmconsole.runs.takeout import choose, destinations, refuse_existing, take_out, tar_of
 
 HELP = "take files and folders out of a restore point"
 
@@ -142,7 +142,8 @@ def _dry_run(found: Found, wanted: Sequence[Where], folder: Path, services: Serv
         else:
             with open_inside(services, point, reader) as files:
                 items = choose_files(files, _chosen(wanted))
-                places = _new_places(items, folder)
+                places = [folder / item.to for item in items]
+                refuse_existing(places)
                 every = list(everything(files, items, lambda message: output.note(f"! {message}", "yellow")))
             count = len(every)
             total = sum(item.entry.size for item in every if item.entry.kind is FileKind.FILE)
@@ -153,18 +154,6 @@ def _dry_run(found: Found, wanted: Sequence[Where], folder: Path, services: Serv
         output.line(str(place))
     output.note(f"{count} members, {size(total)}. Nothing was written.")
     return EXIT_DONE
-
-
-def _new_places(items: Sequence[Item], folder: Path) -> list[Path]:
-    places = [folder / item.to for item in items]
-    for place in places:
-        if place.exists() or place.is_symlink():
-            raise RestoreFailed(
-                f"{place} exists; nothing is ever overwritten.",
-                hint="Name another folder.",
-                subject=str(place),
-            )
-    return places
 
 
 def _make(folder: Path) -> None:

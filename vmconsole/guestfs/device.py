@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 BLOCK = 64 * 1024
 _BLOCKS_KEPT = 1024
@@ -180,3 +181,16 @@ class Patched(Stream):
             low, high = max(0, start), min(len(found), start + self._block)
             found[low:high] = new[low - start : high - start]
         return bytes(found)
+
+
+class Whole(Stream):
+    """A stream of dissect's as one of ours."""
+
+    def __init__(self, content: Any, size: int) -> None:
+        super().__init__(size)
+        self._content = content
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        self._content.seek(offset)
+        found: bytes = self._content.read(min(length, self.size - offset))
+        return found

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vmconsole.guestfs.device import Part, Run, Runs, Stream
-from vmconsole.guestfs.filesystems.btrfs import Whole
+from vmconsole.guestfs.device import Part, Run, Runs, Stream, Whole
 
 SECTOR = 512
 _MOST_RUNS = 4_000_000

@@ -15,7 +15,6 @@ from vmconsole.interfaces.context import Context as Context
 from vmconsole.interfaces.context import Pace as Pace
 from vmconsole.interfaces.context import Together as Together
 from vmconsole.interfaces.context import Unhurried as Unhurried
-from vmconsole.interfaces.files import FileParser as FileParser
 from vmconsole.interfaces.files import GuestFiles as GuestFiles
 from vmconsole.interfaces.hypervisors import DiskExport as DiskExport
 from vmconsole.interfaces.hypervisors import DiskTarget as DiskTarget

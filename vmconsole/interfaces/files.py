@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from vmconsole.interfaces.repositories import DiskReader
 from vmconsole.model.files import FileEntry, Volume
 
 
@@ -32,11 +30,3 @@ class GuestFiles(Protocol):
     def read(self, volume: str, path: str, offset: int, length: int) -> Iterator[bytes]:
         """A file's bytes, fewer at its end, in pieces; must be read to its end before anything else is asked."""
         ...
-
-
-class FileParser(Protocol):
-    """Opens the disks of a restore point. disks: by their ids, in the guest's order."""
-
-    def __call__(
-        self, disks: Mapping[str, DiskReader]
-    ) -> AbstractContextManager[GuestFiles, bool | None]: ...

@@ -20,6 +20,7 @@ from vmconsole.events import Restored, Warned, step
 from vmconsole.interfaces import Context, GuestFiles
 from vmconsole.model.files import FileEntry, FileKind
 from vmconsole.model.point import RestorePoint
+from vmconsole.runs.takeout import refuse_existing
 
 _PIECE = 1024 * 1024
 _DEEPEST = 200
@@ -97,7 +98,7 @@ def copy_out(
     """Write the items into the folder, which must be there. What failed or was stopped leaves nothing."""
     began = context.clock.monotonic()
     places = [folder / item.to for item in items]
-    _refuse_existing(places)
+    refuse_existing(places)
     with step(context.events, context.run, point.guest, "take out"):
         aside = Path(tempfile.mkdtemp(prefix=".vmconsole-", dir=folder))
         try:
@@ -107,7 +108,7 @@ def copy_out(
                 writer.add(item)
             writer.finish()
             context.cancel.check()
-            _refuse_existing(places)
+            refuse_existing(places)
             for place in places:
                 if os.path.lexists(aside / place.name):
                     os.rename(aside / place.name, place)  # noqa: PTH104 - Path.rename() is the same
@@ -119,16 +120,6 @@ def copy_out(
             shutil.rmtree(aside, ignore_errors=True)
     seconds = context.clock.monotonic() - began
     context.events(Restored(context.run, point.archive, str(folder), writer.written, seconds))
-
-
-def _refuse_existing(places: Iterable[Path]) -> None:
-    for place in places:
-        if os.path.lexists(place):
-            raise RestoreFailed(
-                f"{place} exists; nothing is ever overwritten.",
-                hint="Name another folder.",
-                subject=str(place),
-            )
 
 
 class _Folder:
@@ -149,7 +140,7 @@ class _Folder:
         if parent in self._skipped:
             self._skipped.add(item.to)
             return
-        place = self._top / os.fsencode(item.to).decode("utf-8", "surrogateescape")
+        place = self._top / item.to
         try:
             if item.entry.kind is FileKind.FOLDER:
                 place.mkdir(mode=0o700)

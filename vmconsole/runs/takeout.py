@@ -11,7 +11,7 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,14 +90,19 @@ def _all_different(paths: Sequence[str]) -> None:
 def destinations(taken: Sequence[Taken], folder: Path) -> list[Path]:
     """What will be new in the folder. Raises RestoreFailed when something is there already."""
     places = [folder / name for name in dict.fromkeys(item.to.partition("/")[0] for item in taken)]
+    refuse_existing(places)
+    return places
+
+
+def refuse_existing(places: Iterable[Path]) -> None:
+    """Raises RestoreFailed when something is at one of the places, a link that leads nowhere included."""
     for place in places:
-        if place.exists() or place.is_symlink():
+        if os.path.lexists(place):
             raise RestoreFailed(
                 f"{place} exists; nothing is ever overwritten.",
                 hint="Name another folder.",
                 subject=str(place),
             )
-    return places
 
 
 def take_out(

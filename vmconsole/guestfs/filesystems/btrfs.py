@@ -9,7 +9,7 @@ import dissect.btrfs.stream as btrfs_stream
 import zstandard
 from dissect.btrfs import Btrfs as Dissected
 
-from vmconsole.guestfs.device import Stream
+from vmconsole.guestfs.device import Stream, Whole
 from vmconsole.guestfs.filesystems.node import word
 
 
@@ -19,19 +19,6 @@ class _Zstd:
     @staticmethod
     def decompress(content: bytes) -> bytes:
         return zstandard.ZstdDecompressor().decompressobj().decompress(content)
-
-
-class Whole(Stream):
-    """A stream of dissect's as one of ours."""
-
-    def __init__(self, content: Any, size: int) -> None:
-        super().__init__(size)
-        self._content = content
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        self._content.seek(offset)
-        found: bytes = self._content.read(min(length, self.size - offset))
-        return found
 
 
 class Btrfs:

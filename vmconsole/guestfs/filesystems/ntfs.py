@@ -8,8 +8,7 @@ from typing import Any
 from dissect.ntfs import NTFS
 from dissect.ntfs.c_ntfs import ATTRIBUTE_TYPE_CODE, FILE_NAME_DOS
 
-from vmconsole.guestfs.device import Memory, Stream
-from vmconsole.guestfs.filesystems.btrfs import Whole
+from vmconsole.guestfs.device import Memory, Stream, Whole
 from vmconsole.model.files import FileKind
 
 _SYSTEM = 16
