@@ -190,3 +190,11 @@ def test_the_real_process_is_confined(attempt):
         "except (OSError, MemoryError): os.write(1, b'confined')\n"
     )
     assert LocalMachine().run([sys.executable, "-c", code], check=False).stdout == b"confined"
+
+
+def test_the_real_process_ends_with_whoever_started_it():
+    """Killed or not: what is left of it is the end of the parser's input."""
+    process = LocalMachine().start([sys.executable, "-P", "-m", "vmconsole.guestfs.worker"])
+    process.close_stdin()
+    assert process.wait(30).status == 0
+    process.close()
